@@ -1,0 +1,37 @@
+# The only door: people and CI use the same targets. A fresh clone needs python3 (with venv and pip) and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint bench golden readme check-readme clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+run: $(VENV)/.installed
+	$(BIN)/bninspect summary resnet18 --input 3,418,418
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/benchmarks --override-ini='addopts=-q -s'
+
+golden: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/test_golden.py --update-golden
+
+readme: $(VENV)/.installed
+	$(BIN)/python tests/readme.py --write
+
+check-readme: $(VENV)/.installed
+	$(BIN)/python tests/readme.py --check
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,27 @@
+"""bninspect: look at every BatchNorm layer of a PyTorch model, and leave the model as it was found."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bninspect.inspection.stats import stats
+    from bninspect.inspection.summary import summary
+
+__all__ = ["__version__", "stats", "summary"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public functions are loaded when they are first asked for: importing bninspect does not import torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bninspect")
+    if name in __all__:
+        return getattr(importlib.import_module(f"bninspect.inspection.{name}"), name)
+    raise AttributeError(f"module 'bninspect' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""``python -m bninspect``."""
+
+from bninspect.cli import main
+
+main()

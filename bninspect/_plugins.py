@@ -1,0 +1,26 @@
+"""The one place that knows how formats and sources are found: a file in their folder is all it takes."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+@cache
+def plugins(folder: str) -> dict[str, ModuleType]:
+    """Modules of the package ``bninspect.<folder>`` by name, sorted; names with a leading underscore are helpers."""
+    package = importlib.import_module(f"bninspect.{folder}")
+    names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
+    return {
+        name: importlib.import_module(f"bninspect.{folder}.{name}") for name in names if not name.startswith("_")
+    }
+
+
+def formats(schema: str) -> dict[str, ModuleType]:
+    """Renderers that can write a report of this ``schema``, by their ``--format`` name."""
+    return {name: module for name, module in plugins("render").items() if schema in module.SCHEMAS}

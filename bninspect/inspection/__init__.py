@@ -1,0 +1,1 @@
+"""What bninspect can do: one file per capability, named as its command."""

@@ -1,0 +1,28 @@
+"""What a BatchNorm layer is, whichever way it was found: PyTorch's own attribute names, vectors in numpy."""
+
+from __future__ import annotations
+
+from bninspect.report import Struct, Vector
+
+
+class BatchNormLayer(Struct):
+    """A neutral view of one BatchNorm layer.
+
+    Any field but ``path``, ``kind`` and ``num_features`` may be unknown (``None``): a state dict holds no eps, a
+    ``FrozenBatchNorm2d`` no momentum. ``momentum`` is PyTorch's: the weight of the new batch; it is also ``None`` for a
+    cumulative average. Vectors have shape ``[num_features]``.
+    """
+
+    path: str
+    kind: str
+    num_features: int
+    eps: float | None = None
+    momentum: float | None = None
+    affine: bool | None = None
+    track_running_stats: bool | None = None
+    training: bool | None = None
+    weight: Vector | None = None
+    bias: Vector | None = None
+    running_mean: Vector | None = None
+    running_var: Vector | None = None
+    num_batches_tracked: int | None = None

@@ -1,0 +1,70 @@
+"""Where a model comes from: one file per kind of source, each with ``SCHEME``, ``accepts`` and ``load``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from bninspect.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from torch import nn
+
+    from bninspect.layers import BatchNormLayer
+
+
+class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says about a model beside its name."""
+
+    weights: str | None = None
+    arguments: dict[str, str] = {}
+
+
+class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be built and run: ``build()`` makes it, with random or with trained weights."""
+
+    name: str
+    kind: str
+    build: Callable[[], nn.Module]
+    weights: str | None = None
+    evidence: Literal["module"] = "module"
+
+
+class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The BatchNorm layers of a file, read without running anything of it."""
+
+    name: str
+    kind: str
+    layers: tuple[BatchNormLayer, ...]
+    notes: tuple[str, ...] = ()
+    evidence: Literal["graph", "tensors"] = "tensors"
+
+
+Model = LiveModel | StoredModel
+
+
+def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:
+    """The source that reads MODEL ``text``, and the text without its scheme.
+
+    Args:
+        text: ``[scheme:]value`` as the user wrote it.
+        sources: the modules of this folder, by name.
+
+    Raises:
+        SourceError: no source reads it.
+    """
+    schemes = {source.SCHEME: source for source in sources.values()}
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme in schemes:
+        return schemes[scheme], rest
+    for source in sources.values():
+        if source.accepts(text):
+            return source, text
+    raise SourceError(
+        f"{text!r} is no model that bninspect can find: give a torchvision name (resnet18), package.module:callable, "
+        f"nets.py:callable, or a scheme ({', '.join(sorted(schemes))}) and a value"
+    )

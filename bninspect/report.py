@@ -1,0 +1,253 @@
+"""What every command returns: frozen structs of plain numbers and numpy vectors.
+
+A report is at once the result of the Python function, the content of ``--format json`` and a snapshot. ``None`` means
+unknown or not applicable. Channel vectors are numpy arrays of shape ``[num_features]``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.generic]
+Mode = Literal["eval", "train"]
+Trainable = Literal["yes", "no", "partial"]
+Shape = tuple[int, ...]
+Shapes = Shape | tuple[Shape, ...] | None
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that cannot be changed once it is made."""
+
+
+class Tool(Struct):
+    """What made the report: versions, and the settings that a figure depends on."""
+
+    bninspect: str
+    python: str
+    torch: str | None = None
+    torchvision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    tf32: bool | None = None
+    mode: Mode | None = None
+
+
+class Source(Struct):
+    """Where the model and the batch came from, in the user's own words.
+
+    ``evidence`` tells what could be looked at: ``module`` (a live model), or ``tensors`` (stored values alone).
+    ``synthetic`` is true where the batch was made up.
+    """
+
+    model: str | None = None
+    model_kind: str | None = None
+    evidence: Literal["module", "graph", "tensors"] = "module"
+    weights: str | None = None
+    batch: str | None = None
+    batch_kind: str | None = None
+    batch_element: str | None = None
+    batch_shape: Shapes = None
+    synthetic: bool = False
+
+
+class FunctionalCall(Struct):
+    """Calls of ``torch.nn.functional.batch_norm`` that no BatchNorm module owns, by the module that made them."""
+
+    path: str
+    kind: str
+    calls: int
+
+
+class SummaryLayer(Struct):
+    """One call of one layer, in call order; shapes have -1 for the batch dimension.
+
+    ``num_parameters`` counts the layer's own parameters (not those of its children), ``num_buffer_elements`` its own
+    buffers. ``weight_size`` and ``bias_size`` are the shapes of gamma and beta.
+    """
+
+    position: int
+    name: str
+    path: str
+    kind: str
+    input_shape: Shapes
+    output_shape: Shapes
+    trainable: Trainable | None
+    num_parameters: int
+    num_trainable_parameters: int
+    num_buffer_elements: int
+    training: bool
+    call_index: int
+    is_batchnorm: bool
+    weight_size: Shape | None = None
+    bias_size: Shape | None = None
+    weight_requires_grad: bool | None = None
+    running_mean_size: Shape | None = None
+    num_features: int | None = None
+    eps: float | None = None
+    momentum: float | None = None
+    affine: bool | None = None
+    track_running_stats: bool | None = None
+
+
+class LayerRef(Struct):
+    """A BatchNorm layer that is listed apart: never called, or called ``calls`` times in one forward."""
+
+    path: str
+    kind: str
+    num_features: int | None
+    calls: int
+
+
+class SummaryTotals(Struct):
+    """Totals over the whole model; each parameter and buffer is counted once, however often it is shared."""
+
+    num_parameters: int
+    num_trainable_parameters: int
+    num_batchnorm_parameters: int
+    num_buffer_elements: int
+    num_batchnorm_buffer_elements: int
+    num_layer_calls: int
+    num_batchnorm: int
+    num_batchnorm_train: int
+    num_batchnorm_eval: int
+
+
+class SummaryReport(Struct):
+    """What :func:`bninspect.summary` returns. ``execution`` says how the shapes were found."""
+
+    schema: Literal["bninspect.summary"] = "bninspect.summary"
+    schema_version: int = 1
+    tool: Tool
+    source: Source
+    execution: Literal["meta", "real", "stored"]
+    input_shapes: tuple[Shape, ...]
+    input_dtypes: tuple[str, ...]
+    layers: tuple[SummaryLayer, ...]
+    totals: SummaryTotals
+    never_called: tuple[LayerRef, ...] = ()
+    called_repeatedly: tuple[LayerRef, ...] = ()
+    functional_calls: tuple[FunctionalCall, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Channels(Struct):
+    """Per-channel figures of one layer, each a vector of ``[num_features]``.
+
+    Attributes:
+        mean: of the layer's input, over images and positions.
+        var: biased variance (divided by ``count``), the one that BatchNorm normalises by.
+        var_unbiased: divided by ``count - 1``, the one that BatchNorm stores.
+        std: square root of ``var``.
+        min: smallest finite value.
+        max: largest finite value.
+        zero_fraction: share of exact zeros among the finite values.
+        nonfinite: number of NaN and infinite values; the other figures are of the finite ones.
+        between_image_var: unbiased variance, over images, of the per-image means.
+        weight: gamma.
+        bias: beta.
+        running_mean: as stored.
+        running_var: as stored.
+        d: ``(mean - running_mean) / sqrt(running_var + eps)`` (Batch Renormalization, arXiv 1702.03275).
+        r: ``sqrt((var + eps) / (running_var + eps))`` (the same).
+        z: ``(mean - running_mean) / sqrt(between_image_var / num_images)``: d in standard errors, images (not
+            pixels) being the independent samples.
+    """
+
+    mean: Vector | None = None
+    var: Vector | None = None
+    var_unbiased: Vector | None = None
+    std: Vector | None = None
+    min: Vector | None = None
+    max: Vector | None = None
+    zero_fraction: Vector | None = None
+    nonfinite: Vector | None = None
+    between_image_var: Vector | None = None
+    weight: Vector | None = None
+    bias: Vector | None = None
+    running_mean: Vector | None = None
+    running_var: Vector | None = None
+    d: Vector | None = None
+    r: Vector | None = None
+    z: Vector | None = None
+
+
+class StatsLayer(Struct):
+    """One BatchNorm layer: what the batch did in it, aggregated over channels.
+
+    Attributes:
+        count: values per channel (images x positions), over all pieces and calls.
+        num_images: entries of the batch dimension seen, over all pieces and calls.
+        calls: how often the layer ran in one forward.
+        d_max: the largest ``|d|``; ``d_median`` the median of ``|d|``.
+        r_min: the smallest r, and so on.
+        z_max: the largest ``|z|``.
+        dead: channels whose output barely moves, ``|weight| * sqrt(var / (var + eps)) < 1e-3``.
+        nonfinite: NaN and infinite input values, over channels.
+        nonfinite_state: NaN and infinite entries of weight, bias, running_mean and running_var together.
+        channels: the vectors; ``None`` where a stored report left them out.
+    """
+
+    path: str
+    kind: str
+    num_features: int
+    count: int | None = None
+    num_images: int | None = None
+    calls: int | None = None
+    eps: float | None = None
+    momentum: float | None = None
+    affine: bool | None = None
+    track_running_stats: bool | None = None
+    training: bool | None = None
+    dtype: str | None = None
+    mean_min: float | None = None
+    mean_max: float | None = None
+    var_min: float | None = None
+    var_max: float | None = None
+    min: float | None = None
+    max: float | None = None
+    zero_fraction: float | None = None
+    weight_min: float | None = None
+    weight_max: float | None = None
+    bias_min: float | None = None
+    bias_max: float | None = None
+    running_mean_min: float | None = None
+    running_mean_max: float | None = None
+    running_var_min: float | None = None
+    running_var_max: float | None = None
+    num_batches_tracked: int | None = None
+    d_max: float | None = None
+    d_median: float | None = None
+    r_min: float | None = None
+    r_median: float | None = None
+    r_max: float | None = None
+    z_max: float | None = None
+    dead: int | None = None
+    nonfinite: int | None = None
+    nonfinite_state: int | None = None
+    channels: Channels | None = None
+
+
+class StatsReport(Struct):
+    """What :func:`bninspect.stats` returns.
+
+    ``values`` is the normalised output of a batch that was given without a model, where it was asked for.
+    """
+
+    schema: Literal["bninspect.stats"] = "bninspect.stats"
+    schema_version: int = 1
+    tool: Tool
+    source: Source
+    num_images: int | None = None
+    num_pieces: int | None = None
+    layers: tuple[StatsLayer, ...]
+    never_called: tuple[LayerRef, ...] = ()
+    functional_calls: tuple[FunctionalCall, ...] = ()
+    values: npt.NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
+
+
+Report = SummaryReport | StatsReport
