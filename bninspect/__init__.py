@@ -9,15 +9,12 @@ if TYPE_CHECKING:
     from bninspect.inspection.stats import stats
     from bninspect.inspection.summary import summary
 
-__all__ = ["__version__", "stats", "summary"]
+__all__ = ["stats", "summary"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Public functions are loaded when they are first asked for: importing bninspect does not import torch."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("bninspect")
     if name in __all__:
         return getattr(importlib.import_module(f"bninspect.inspection.{name}"), name)
     raise AttributeError(f"module 'bninspect' has no attribute {name!r}")

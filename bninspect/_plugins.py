@@ -16,9 +16,7 @@ def plugins(folder: str) -> dict[str, ModuleType]:
     """Modules of the package ``bninspect.<folder>`` by name, sorted; names with a leading underscore are helpers."""
     package = importlib.import_module(f"bninspect.{folder}")
     names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
-    return {
-        name: importlib.import_module(f"bninspect.{folder}.{name}") for name in names if not name.startswith("_")
-    }
+    return {name: importlib.import_module(f"bninspect.{folder}.{name}") for name in names if not name.startswith("_")}
 
 
 def formats(schema: str) -> dict[str, ModuleType]:

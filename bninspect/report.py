@@ -6,24 +6,24 @@ unknown or not applicable. Channel vectors are numpy arrays of shape ``[num_feat
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-Vector = npt.NDArray[np.generic]
+Vector = npt.NDArray[Any]
 Mode = Literal["eval", "train"]
 Trainable = Literal["yes", "no", "partial"]
 Shape = tuple[int, ...]
-Shapes = Shape | tuple[Shape, ...] | None
+Shapes = tuple[Any, ...] | None  # of one tensor, or nested as the tensors are
 
 
-class Struct(msgspec.Struct, frozen=True, kw_only=True):
+class Struct(msgspec.Struct, frozen=True):
     """A value that cannot be changed once it is made."""
 
 
-class Tool(Struct):
+class Tool(Struct, frozen=True, kw_only=True):
     """What made the report: versions, and the settings that a figure depends on."""
 
     bninspect: str
@@ -36,7 +36,7 @@ class Tool(Struct):
     mode: Mode | None = None
 
 
-class Source(Struct):
+class Source(Struct, frozen=True, kw_only=True):
     """Where the model and the batch came from, in the user's own words.
 
     ``evidence`` tells what could be looked at: ``module`` (a live model), or ``tensors`` (stored values alone).
@@ -54,7 +54,7 @@ class Source(Struct):
     synthetic: bool = False
 
 
-class FunctionalCall(Struct):
+class FunctionalCall(Struct, frozen=True, kw_only=True):
     """Calls of ``torch.nn.functional.batch_norm`` that no BatchNorm module owns, by the module that made them."""
 
     path: str
@@ -62,7 +62,7 @@ class FunctionalCall(Struct):
     calls: int
 
 
-class SummaryLayer(Struct):
+class SummaryLayer(Struct, frozen=True, kw_only=True):
     """One call of one layer, in call order; shapes have -1 for the batch dimension.
 
     ``num_parameters`` counts the layer's own parameters (not those of its children), ``num_buffer_elements`` its own
@@ -93,7 +93,7 @@ class SummaryLayer(Struct):
     track_running_stats: bool | None = None
 
 
-class LayerRef(Struct):
+class LayerRef(Struct, frozen=True, kw_only=True):
     """A BatchNorm layer that is listed apart: never called, or called ``calls`` times in one forward."""
 
     path: str
@@ -102,7 +102,7 @@ class LayerRef(Struct):
     calls: int
 
 
-class SummaryTotals(Struct):
+class SummaryTotals(Struct, frozen=True, kw_only=True):
     """Totals over the whole model; each parameter and buffer is counted once, however often it is shared."""
 
     num_parameters: int
@@ -116,7 +116,7 @@ class SummaryTotals(Struct):
     num_batchnorm_eval: int
 
 
-class SummaryReport(Struct):
+class SummaryReport(Struct, frozen=True, kw_only=True):
     """What :func:`bninspect.summary` returns. ``execution`` says how the shapes were found."""
 
     schema: Literal["bninspect.summary"] = "bninspect.summary"
@@ -134,7 +134,7 @@ class SummaryReport(Struct):
     notes: tuple[str, ...] = ()
 
 
-class Channels(Struct):
+class Channels(Struct, frozen=True, kw_only=True):
     """Per-channel figures of one layer, each a vector of ``[num_features]``.
 
     Attributes:
@@ -175,7 +175,7 @@ class Channels(Struct):
     z: Vector | None = None
 
 
-class StatsLayer(Struct):
+class StatsLayer(Struct, frozen=True, kw_only=True):
     """One BatchNorm layer: what the batch did in it, aggregated over channels.
 
     Attributes:
@@ -231,7 +231,7 @@ class StatsLayer(Struct):
     channels: Channels | None = None
 
 
-class StatsReport(Struct):
+class StatsReport(Struct, frozen=True, kw_only=True):
     """What :func:`bninspect.stats` returns.
 
     ``values`` is the normalised output of a batch that was given without a model, where it was asked for.

@@ -1,1 +1,1 @@
-"""How a report is written: one file per format, each with ``SCHEMAS`` and ``render(report, *, color, width) -> str``."""
+"""How a report is written: one file per format, with ``SCHEMAS`` and ``render(report, *, color, width) -> str``."""

@@ -1,0 +1,131 @@
+"""The figures of a layer, from its moments and its stored values: one formula each, in float64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bninspect.report import Channels, StatsLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from bninspect.layers import BatchNormLayer
+    from bninspect.moments import Moments
+    from bninspect.report import Vector
+
+    Float64 = npt.NDArray[np.float64]
+
+DEAD = 1e-3  # an output that moves less than this is called dead
+
+
+def stored(layer: BatchNormLayer) -> StatsLayer:
+    """What is known of a layer without a batch: its stored values and their ranges."""
+    channels = Channels(
+        weight=layer.weight, bias=layer.bias, running_mean=layer.running_mean, running_var=layer.running_var
+    )
+    return StatsLayer(**_settings(layer), channels=channels, **_ranges(channels))
+
+
+def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extremes: bool) -> StatsLayer:
+    """What a batch did in a layer; ``found`` holds the moments of its input."""
+    channels = _channels(layer, found, extremes=extremes)
+    return StatsLayer(
+        **_settings(layer),
+        count=int((found.count + found.nonfinite).max(initial=0)),
+        num_images=int(found.images.max(initial=0)),
+        calls=calls,
+        dtype=dtype,
+        dead=_dead(layer, channels),
+        nonfinite=int(found.nonfinite.sum()),
+        zero_fraction=_share(found) if extremes else None,
+        channels=channels,
+        **_ranges(channels),
+    )
+
+
+def _settings(layer: BatchNormLayer) -> dict[str, Any]:
+    state = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+    names = ("path", "kind", "num_features", "eps", "momentum", "affine", "track_running_stats", "training")
+    return {
+        **{name: getattr(layer, name) for name in names},
+        "num_batches_tracked": layer.num_batches_tracked,
+        "nonfinite_state": sum(int((~np.isfinite(vector)).sum()) for vector in state if vector is not None),
+    }
+
+
+def _channels(layer: BatchNormLayer, found: Moments, *, extremes: bool) -> Channels:
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        var = np.where(found.count > 0, found.M2 / found.count, np.nan)
+        seen = found.count > 0
+        between = np.where(found.images > 1, found.image_M2 / (found.images - 1), np.nan)
+        d, r, z = _distances(layer, found, var, between)
+        return Channels(
+            mean=found.mean,
+            var=var,
+            var_unbiased=np.where(found.count > 1, found.M2 / (found.count - 1), np.nan),
+            std=np.sqrt(var),
+            min=np.where(seen, found.min, np.nan) if extremes else None,
+            max=np.where(seen, found.max, np.nan) if extremes else None,
+            zero_fraction=found.zeros / found.count if extremes else None,
+            nonfinite=found.nonfinite.astype(np.int64),
+            between_image_var=between,
+            weight=layer.weight,
+            bias=layer.bias,
+            running_mean=layer.running_mean,
+            running_var=layer.running_var,
+            d=d,
+            r=r,
+            z=z,
+        )
+
+
+def _distances(
+    layer: BatchNormLayer, found: Moments, var: Float64, between: Float64
+) -> tuple[Vector | None, Vector | None, Vector | None]:
+    """Batch Renormalization's d and r (arXiv 1702.03275), and d in standard errors over images."""
+    if layer.running_mean is None or layer.running_var is None or layer.eps is None:
+        return None, None, None
+    shift = found.mean - layer.running_mean.astype(np.float64)
+    spread = layer.running_var.astype(np.float64) + layer.eps
+    return shift / np.sqrt(spread), np.sqrt((var + layer.eps) / spread), shift / np.sqrt(between / found.images)
+
+
+def _ranges(channels: Channels) -> dict[str, Any]:
+    """Aggregates of a layer over its channels, of finite entries."""
+    ranges: dict[str, Any] = {}
+    for name in ("mean", "var", "weight", "bias", "running_mean", "running_var"):
+        vector = getattr(channels, name)
+        ranges[f"{name}_min"], ranges[f"{name}_max"] = _of(np.min, vector), _of(np.max, vector)
+    ranges["min"], ranges["max"] = _of(np.min, channels.min), _of(np.max, channels.max)
+    distance = None if channels.d is None else np.abs(channels.d)
+    ranges["d_max"], ranges["d_median"] = _of(np.max, distance), _of(np.median, distance)
+    ranges["r_min"], ranges["r_max"] = _of(np.min, channels.r), _of(np.max, channels.r)
+    ranges["r_median"] = _of(np.median, channels.r)
+    ranges["z_max"] = _of(np.max, None if channels.z is None else np.abs(channels.z))
+    return ranges
+
+
+def _of(function: Callable[[Vector], Any], vector: Vector | None) -> float | None:
+    if vector is None:
+        return None
+    finite = vector[np.isfinite(vector)]
+    return float(function(finite)) if finite.size else None
+
+
+def _dead(layer: BatchNormLayer, channels: Channels) -> int | None:
+    """Channels whose output barely moves: ``|weight| * sqrt(var / (var + eps)) < DEAD``."""
+    if channels.var is None or layer.eps is None:
+        return None
+    gain = 1.0 if layer.weight is None else np.abs(layer.weight)
+    with np.errstate(invalid="ignore"):
+        output = gain * np.sqrt(channels.var / np.maximum(channels.var + layer.eps, np.finfo(np.float64).tiny))
+    return int((output < DEAD).sum())
+
+
+def _share(found: Moments) -> float | None:
+    total = float(found.count.sum())
+    return float(found.zeros.sum()) / total if total else None
