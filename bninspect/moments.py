@@ -7,8 +7,8 @@ Results are :class:`Moments`, float64 vectors of ``[C]``. Nothing here reads a m
 The variance is taken in steps. The first is one cheap pass, ``mean(x^2) - mean(x)^2``, whose relative error is that of
 a float32 sum times ``1 + kappa^2``, ``kappa = |mean| / std``. Channels where that could pass the promised 1e-6 are
 shifted by their mean and measured again; what is still in doubt (constants, overflow, underflow, NaN) is done in
-float64 by the definition. On a device such as CUDA, where a look at a number would wait for the queue, every channel is shifted
-(:func:`enqueue`), and :func:`doubtful` tells afterwards which layers have to be measured again by :func:`exact`.
+float64 by the definition. On a device such as CUDA, where a look at a number would wait for the queue, every channel
+is shifted (:func:`enqueue`), and :func:`doubtful` tells afterwards which layers :func:`exact` has to measure again.
 """
 
 from __future__ import annotations

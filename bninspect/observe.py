@@ -297,7 +297,7 @@ def tool(device: torch.device, dtype: torch.dtype | None, mode: Mode | None) -> 
     return Tool(
         bninspect=__version__,
         python=platform.python_version(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         torchvision=getattr(torchvision, "__version__", None),
         device=str(device),
         dtype=str(dtype).removeprefix("torch.") if dtype else None,

@@ -138,6 +138,7 @@ class Channels(Struct, frozen=True, kw_only=True):
     """Per-channel figures of one layer, each a vector of ``[num_features]``.
 
     Attributes:
+        index: the channels' numbers, where the report holds a choice of them; ``None``: all, in order.
         mean: of the layer's input, over images and positions.
         var: biased variance (divided by ``count``), the one that BatchNorm normalises by.
         var_unbiased: divided by ``count - 1``, the one that BatchNorm stores.
@@ -157,6 +158,7 @@ class Channels(Struct, frozen=True, kw_only=True):
             pixels) being the independent samples.
     """
 
+    index: Vector | None = None
     mean: Vector | None = None
     var: Vector | None = None
     var_unbiased: Vector | None = None
@@ -234,7 +236,8 @@ class StatsLayer(Struct, frozen=True, kw_only=True):
 class StatsReport(Struct, frozen=True, kw_only=True):
     """What :func:`bninspect.stats` returns.
 
-    ``values`` is the normalised output of a batch that was given without a model, where it was asked for.
+    ``values`` is the normalised output of a batch that was given without a model, where it was asked for. ``sorted_by``
+    names the field that layers, or channels, were ordered and chosen by.
     """
 
     schema: Literal["bninspect.stats"] = "bninspect.stats"
@@ -246,6 +249,7 @@ class StatsReport(Struct, frozen=True, kw_only=True):
     layers: tuple[StatsLayer, ...]
     never_called: tuple[LayerRef, ...] = ()
     functional_calls: tuple[FunctionalCall, ...] = ()
+    sorted_by: str | None = None
     values: npt.NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
 

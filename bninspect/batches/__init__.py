@@ -1,1 +1,51 @@
-"""Where a batch comes from: one file per kind of source."""
+"""Where a batch comes from: one file per kind of source, each with ``SCHEME``, ``accepts`` and ``load``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bninspect.errors import SourceError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says about a batch beside its name."""
+
+    key: str | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    dtypes: tuple[str, ...] = ("float32",)
+    size: int | None = None
+    seed: int = 0
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch: ``data`` is a tensor, a tuple of tensors (several inputs), or an iterable of either."""
+
+    name: str
+    kind: str
+    data: Any
+    element: str | None = None
+    synthetic: bool = False
+    num_images: int | None = None
+
+
+def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:
+    """The source that reads SOURCE ``text``, and the text without its scheme.
+
+    Raises:
+        SourceError: no source reads it.
+    """
+    schemes = {source.SCHEME: source for source in sources.values()}
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme in schemes:
+        return schemes[scheme], rest
+    for source in sources.values():
+        if source.accepts(text):
+            return source, text
+    raise SourceError(
+        f"{text!r} is no batch: give a file (.pt, .npy, .npz, .safetensors), or random with --input C,H,W"
+    )

@@ -1,1 +1,63 @@
-"""The command line."""
+"""The command line. Exit codes: 0 done, 1 findings, 2 could not do it, 130 Ctrl-C, 141 closed pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from bninspect import __version__
+from bninspect.cli._output import ClosedPipeError, silence
+from bninspect.cli.stats import stats
+from bninspect.cli.summary import summary
+from bninspect.errors import BNInspectError
+from bninspect.text import printable
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bninspect")
+def cli() -> None:
+    """Look at every BatchNorm layer of a PyTorch model, and leave the model as it was found."""
+
+
+cli.add_command(summary)
+cli.add_command(stats)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:  # noqa: PLR0911  # one per way to end
+    """Run the command line and give its exit code; errors are worded here, once."""
+    try:
+        code = cli.main(arguments, prog_name="bninspect", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (BNInspectError, OSError) as error:
+        return _failed(error, str(error) or type(error).__name__)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return 130
+    except ClosedPipeError:
+        return 141
+    except SystemExit:  # click's way to say that the pipe was closed while it wrote a help text
+        silence()
+        return 141
+    except Exception as error:
+        return _failed(error, f"internal error, {type(error).__name__}: {printable(str(error), 300)}")
+    return code if isinstance(code, int) else 0
+
+
+def _failed(error: BaseException, text: str) -> int:
+    if os.environ.get("BNINSPECT_DEBUG") == "1":
+        traceback.print_exception(error)
+    elif not isinstance(error, (BNInspectError, OSError)):
+        text += " (BNINSPECT_DEBUG=1 shows where)"
+    click.echo(f"Error: {printable(text, 2000)}", err=True)
+    return 2

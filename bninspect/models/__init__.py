@@ -31,6 +31,7 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     build: Callable[[], nn.Module]
     weights: str | None = None
+    notes: tuple[str, ...] = ()
     evidence: Literal["module"] = "module"
 
 

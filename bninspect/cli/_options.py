@@ -1,0 +1,144 @@
+"""Options that several commands share, each declared once, and how models and batches are found from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bninspect import _plugins
+from bninspect.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bninspect.batches import Batch
+    from bninspect.models import Model
+    from bninspect.report import Source
+
+
+class ShapeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks alone
+    """``3,224,224``: positive integers, without the batch dimension."""
+
+    name = "C,H,W"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse the shape of one input."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is no shape: give positive integers without the batch, such as 3,224,224", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+def output_options(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--format``, ``--output`` and ``--color`` for a command whose reports have this schema."""
+    choices = click.Choice(sorted(_plugins.formats(schema)))
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("-v", "--verbose", is_flag=True, help="Say on standard error what is being done."),
+            click.option(
+                "--color",
+                type=click.Choice(["auto", "always", "never"]),
+                default="auto",
+                show_default=True,
+                envvar="BNINSPECT_COLOR",
+                help="Colours; auto obeys NO_COLOR and FORCE_COLOR.",
+            ),
+            click.option("-o", "--output", metavar="FILE", help="Write to a file, whole or not at all."),
+            click.option(
+                "--format",
+                "fmt",
+                type=choices,
+                default="table",
+                show_default=True,
+                envvar="BNINSPECT_FORMAT",
+                help="How to write the report.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--weights`` and ``--model-arg``."""
+    command = click.option(
+        "--model-arg",
+        "model_args",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="An argument for the function that builds the model; repeatable.",
+    )(command)
+    return click.option(
+        "--weights", metavar="NAME", help="Trained weights of a torchvision model: DEFAULT, IMAGENET1K_V1 ..."
+    )(command)
+
+
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--input`` and ``--input-dtype``."""
+    command = click.option(
+        "--input-dtype",
+        "dtypes",
+        metavar="DTYPE",
+        multiple=True,
+        default=("float32",),
+        show_default=True,
+        help="A torch dtype; one for all inputs, or one for each.",
+    )(command)
+    return click.option(
+        "--input",
+        "shapes",
+        type=ShapeType(),
+        multiple=True,
+        help="Shape of an input without the batch dimension; repeatable, for models of several inputs.",
+    )(command)
+
+
+def find_model(text: str, weights: str | None, model_args: tuple[str, ...]) -> Model:
+    """The model that MODEL names."""
+    from bninspect import models
+
+    source, value = models.find(text, _plugins.plugins("models"))
+    arguments = {}
+    for pair in model_args:
+        name, equals, argument = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--model-arg {pair!r} is not of the form name=value")
+        arguments[name] = argument
+    found: Model = source.load(value, models.ModelOptions(weights=weights, arguments=arguments))
+    return found
+
+
+def find_batch(text: str, **options: Any) -> Batch:
+    """The batch that SOURCE names."""
+    from bninspect import batches
+
+    source, value = batches.find(text, _plugins.plugins("batches"))
+    found: Batch = source.load(value, batches.BatchOptions(**options))
+    return found
+
+
+def source_of(model: Model | None, batch: Batch | None = None) -> Source:
+    """The report's words for where the model and the batch came from."""
+    from bninspect.report import Source
+
+    return Source(
+        model=model.name if model else "BatchNorm",
+        model_kind=model.kind if model else None,
+        evidence=model.evidence if model else "module",
+        weights=getattr(model, "weights", None),
+        batch=batch.name if batch else None,
+        batch_kind=batch.kind if batch else None,
+        batch_element=batch.element if batch else None,
+        synthetic=batch.synthetic if batch else False,
+    )
+
+
+def say(verbose: bool, text: str) -> None:  # noqa: FBT001
+    """A line on standard error, where ``-v`` asked for it."""
+    if verbose:
+        click.echo(text, err=True)

@@ -1,0 +1,106 @@
+"""``bninspect stats``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bninspect import _plugins
+from bninspect.cli import _options as options
+from bninspect.cli._output import emit
+
+SMALL = 64  # so many values are printed without being asked for
+EPILOG = """\b
+Examples:
+  bninspect stats --batch batch.pt --values
+  bninspect stats resnet18 --batch batch.pt
+  bninspect stats nets.py:model --batch images.npy --batch-size 32 --live
+  bninspect stats resnet18 --batch batch.pt --channels --sort z --top 20
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model", required=False)
+@click.option("--batch", required=True, metavar="SOURCE", help="batch.pt, .npy, .npz, .safetensors, or random.")
+@click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input.")
+@click.option("--batch-size", type=click.IntRange(1), help="Split into pieces of this many images; random: how many.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random batches and random weights.")
+@options.input_options
+@click.option("--layer", metavar="GLOB", help="Only layers whose path matches, such as 'layer4.*'.")
+@click.option("--channels", is_flag=True, help="One row per channel.")
+@click.option("--sort", metavar="COLUMN", help="Largest first, by a column of the csv format.")
+@click.option("--top", type=click.IntRange(1), metavar="K", help="Only the first K rows.")
+@click.option("--values/--no-values", default=None, help="Without MODEL: print the normalised batch (small ones are).")
+@click.option("--live", is_flag=True, help="On a terminal: show the table while the pieces stream.")
+@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:K; default cpu.")
+@click.option(
+    "--mode",
+    type=click.Choice(["eval", "train"]),
+    help="Which statistics normalise: eval the running ones (default with MODEL), train those of the batch (without).",
+)
+@options.model_options
+@options.output_options("bninspect.stats")
+def stats(model: str | None, batch: str, fmt: str, output: str | None, color: str, **settings: Any) -> None:
+    """Exact statistics of what a batch does in every BatchNorm layer of MODEL.
+
+    Without MODEL the batch goes to a fresh BatchNorm layer of its own channel count. Nothing is updated: the model is
+    left as it was found. The columns are explained in the README.
+    """
+    from bninspect.inspection._arrange import arrange
+
+    report = _measure(model, batch, settings)
+    report = arrange(report, channels=settings["channels"], sort=settings["sort"], top=settings["top"])
+    emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
+
+
+def _measure(model: str | None, batch: str, settings: dict[str, Any]) -> Any:
+    import msgspec
+
+    import bninspect
+    from bninspect.cli._live import watching
+
+    found = options.find_model(model, settings["weights"], settings["model_args"]) if model else None
+    given = options.find_batch(
+        batch,
+        key=settings["key"],
+        shapes=settings["shapes"],
+        dtypes=settings["dtypes"],
+        size=settings["batch_size"],
+        seed=settings["seed"],
+    )
+    options.say(settings["verbose"], f"{given.kind} batch {given.name}")
+    built = _build(found, settings["seed"])
+    with watching(given.num_images, live=settings["live"]) as on_piece:
+        report = bninspect.stats(
+            built,
+            given.data,
+            mode=settings["mode"],
+            batch_size=None if given.synthetic else settings["batch_size"],
+            device=settings["device"],
+            layer=settings["layer"],
+            values=_wants_values(found, given, settings["values"]),
+            source=options.source_of(found, given),
+            on_piece=on_piece,
+        )
+    return msgspec.structs.replace(report, notes=(*report.notes, *(found.notes if found else ())))
+
+
+def _build(found: Any, seed: int) -> Any:
+    """The model, with random weights (where it has no others) that are the same every time."""
+    if found is None:
+        return None
+    import torch
+
+    torch.manual_seed(seed)
+    return found.build()
+
+
+def _wants_values(found: Any, given: Any, asked: bool | None) -> bool:  # noqa: FBT001
+    if found is not None:
+        if asked:
+            raise click.UsageError("--values prints the batch normalised by a fresh layer: leave MODEL out")
+        return False
+    if asked is not None:
+        return asked
+    return not isinstance(given.data, tuple) and given.data.numel() <= SMALL

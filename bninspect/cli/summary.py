@@ -1,0 +1,64 @@
+"""``bninspect summary``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bninspect import _plugins
+from bninspect.cli import _options as options
+from bninspect.cli._output import emit
+
+EPILOG = """\b
+Examples:
+  bninspect summary resnet18 --input 3,418,418
+  bninspect summary nets.py:make --input 3,224,224 --model-arg width=64
+  bninspect summary raft_large --input 3,256,256 --input 3,256,256
+  bninspect summary resnet18 --input 3,418,418 --all-layers --format ordereddict
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model")
+@options.input_options
+@click.option("--batch-size", type=click.IntRange(1), default=2, show_default=True, help="Shown as -1 in the shapes.")
+@click.option(
+    "--mode",
+    type=click.Choice(["eval", "train"]),
+    default="eval",
+    show_default=True,
+    help="The mode that the forward runs in; the modes shown are those that were found.",
+)
+@click.option("--all-layers", is_flag=True, help="One row per call of any layer, not of BatchNorm layers alone.")
+@options.model_options
+@options.output_options("bninspect.summary")
+def summary(
+    model: str,
+    shapes: tuple[tuple[int, ...], ...],
+    fmt: str,
+    output: str | None,
+    color: str,
+    *,
+    verbose: bool,
+    weights: str | None,
+    model_args: tuple[str, ...],
+    **settings: Any,
+) -> None:
+    """Shapes, sizes and settings of every BatchNorm layer of MODEL.
+
+    MODEL is a torchvision name (resnet18), or your own: package.module:callable or nets.py:callable, an nn.Module or
+    what makes one. Shapes are found without memory or arithmetic where the model allows it.
+    """
+    found = options.find_model(model, weights, model_args)
+    options.say(verbose, f"{found.kind} model {found.name}")
+    report = _summarise(found, shapes, settings)
+    emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
+
+
+def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[str, Any]) -> Any:
+    import bninspect
+
+    if not shapes:
+        raise click.UsageError("summary needs the shape of an input: add --input C,H,W, such as --input 3,224,224")
+    return bninspect.summary(found.build, shapes, source=options.source_of(found), **settings)

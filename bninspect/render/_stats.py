@@ -1,0 +1,192 @@
+"""How statistics are shown: one row per layer, or one per channel where the report holds channels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bninspect.render._view import Column, Table, View, number, shape, span, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bninspect.report import StatsLayer, StatsReport, Vector
+
+_LAYER = (
+    Column("layer", "left"),
+    Column("channels"),
+    Column("values", "right", 4),
+    Column("mean"),
+    Column("running_mean", "right", 2),
+    Column("var"),
+    Column("running_var", "right", 2),
+    Column("|d| max", "right", 1),
+    Column("r", "right", 1),
+    Column("|z| max", "right", 3),
+    Column("zeros", "right", 5),
+    Column("dead", "right", 1),
+    Column("nonfinite", "right", 1),
+)
+_STORED = (
+    Column("layer", "left"),
+    Column("kind", "left", 2),
+    Column("channels"),
+    Column("weight"),
+    Column("bias", "right", 1),
+    Column("running_mean", "right", 1),
+    Column("running_var"),
+    Column("eps", "right", 2),
+    Column("momentum", "right", 3),
+    Column("nonfinite", "right", 1),
+)
+CHANNEL_FIELDS = (
+    "mean", "var", "var_unbiased", "std", "min", "max", "zero_fraction", "nonfinite", "weight", "bias",
+    "running_mean", "running_var", "d", "r", "z", "between_image_var",
+)  # fmt: skip
+_PRIORITY = {
+    "var_unbiased": 5,
+    "std": 4,
+    "zero_fraction": 3,
+    "between_image_var": 6,
+    "min": 2,
+    "max": 2,
+    "nonfinite": 3,
+}
+_VALUES = 4
+
+
+def view(report: StatsReport) -> View:
+    """Layers, or channels; then what was not seen, and the normalised values where they were asked for."""
+    channels = any(layer.channels is not None for layer in report.layers)
+    table = _channels(report) if channels else _layers(report)
+    return View(
+        title=_title(report),
+        above=(versions(report.tool), _how(report)),
+        tables=(table,) if table.rows else (),
+        below=(*_values(report), *_apart(report), *(f"Note: {note}" for note in report.notes)),
+    )
+
+
+def _title(report: StatsReport) -> str:
+    source = report.source
+    return f"Statistics of {source.model}" + (f" on {source.batch}" if source.batch else "")
+
+
+def _how(report: StatsReport) -> str:
+    if report.num_images is None:
+        return f"stored values of {report.source.model_kind}; nothing was run"
+    mode = "running statistics normalise" if report.tool.mode == "eval" else "batch statistics normalise"
+    batch = f"{shape(report.source.batch_shape)}" if report.num_pieces == 1 else f"{report.num_pieces} pieces"
+    element = f", element {report.source.batch_element}" if report.source.batch_element else ""
+    made_up = "synthetic " if report.source.synthetic else ""
+    return f"{report.num_images:,} {made_up}images ({batch}{element}), {report.tool.mode} mode: {mode}"
+
+
+def _layers(report: StatsReport) -> Table:
+    if report.num_images is None:
+        return Table(columns=_STORED, rows=tuple(_stored(layer) for layer in report.layers))
+    return Table(columns=_LAYER, rows=tuple(_layer(layer) for layer in report.layers))
+
+
+def _layer(layer: StatsLayer) -> tuple[str, ...]:
+    return (
+        layer.path or layer.kind,
+        number(layer.num_features),
+        number(layer.count),
+        span(layer.mean_min, layer.mean_max),
+        span(layer.running_mean_min, layer.running_mean_max),
+        span(layer.var_min, layer.var_max),
+        span(layer.running_var_min, layer.running_var_max),
+        number(layer.d_max),
+        span(layer.r_min, layer.r_max),
+        number(layer.z_max),
+        "-" if layer.zero_fraction is None else f"{100 * layer.zero_fraction:.1f} %",
+        number(layer.dead),
+        number(_sum(layer.nonfinite, layer.nonfinite_state)),
+    )
+
+
+def _sum(*counts: int | None) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _stored(layer: StatsLayer) -> tuple[str, ...]:
+    return (
+        layer.path or layer.kind,
+        layer.kind,
+        number(layer.num_features),
+        span(layer.weight_min, layer.weight_max),
+        span(layer.bias_min, layer.bias_max),
+        span(layer.running_mean_min, layer.running_mean_max),
+        span(layer.running_var_min, layer.running_var_max),
+        number(layer.eps),
+        number(layer.momentum),
+        number(layer.nonfinite_state),
+    )
+
+
+def _channels(report: StatsReport) -> Table:
+    known = [name for name in CHANNEL_FIELDS if any(_has(layer, name) for layer in report.layers)]
+    columns = (
+        Column("layer", "left"),
+        Column("channel"),
+        *(Column(name, "right", 0 if name == report.sorted_by else _PRIORITY.get(name, 1)) for name in known),
+    )
+    rows = _channel_rows(report, known)
+    if report.sorted_by in known:
+        key = 2 + known.index(report.sorted_by)
+        rows = iter(sorted(rows, key=lambda row: _size(row[key]), reverse=True))
+    return Table(columns=columns, rows=tuple(rows))
+
+
+def _size(cell: str) -> float:
+    try:
+        return abs(float(cell.replace(",", "")))
+    except ValueError:
+        return -1.0
+
+
+def _has(layer: StatsLayer, name: str) -> bool:
+    return layer.channels is not None and getattr(layer.channels, name) is not None
+
+
+def _channel_rows(report: StatsReport, names: list[str]) -> Iterator[tuple[str, ...]]:
+    for layer in report.layers:
+        vectors = [getattr(layer.channels, name) for name in names]
+        index = layer.channels.index if layer.channels is not None else None
+        for position in range(_length(vectors)):
+            channel = position if index is None else int(index[position])
+            cells = (_cell(vector, position) for vector in vectors)
+            yield (layer.path or layer.kind, str(channel), *cells)
+
+
+def _length(vectors: list[Vector | None]) -> int:
+    return max((len(vector) for vector in vectors if vector is not None), default=0)
+
+
+def _cell(vector: Any, position: int) -> str:
+    return "-" if vector is None else number(vector[position].item())
+
+
+def _values(report: StatsReport) -> tuple[str, ...]:
+    """The normalised batch with four decimals, as torch prints it."""
+    if report.values is None:
+        return ()
+    import numpy as np
+
+    with np.printoptions(threshold=report.values.size + 1, floatmode="fixed", precision=_VALUES, suppress=True):
+        text = np.array2string(report.values, separator=", ", max_line_width=100)
+    return ("Normalised output:", *text.splitlines())
+
+
+def _apart(report: StatsReport) -> tuple[str, ...]:
+    lines = []
+    if report.never_called:
+        names = [layer.path for layer in report.never_called]
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        lines.append(f"Not executed in {report.tool.mode} mode: {', '.join(names[:10])}{more}")
+    lines += [
+        f"Functional batch_norm without a BatchNorm module: {call.calls} in {call.path or 'the model'} ({call.kind})"
+        for call in report.functional_calls
+    ]
+    return tuple(lines)

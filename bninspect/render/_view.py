@@ -1,0 +1,88 @@
+"""What a person is shown of a report: lines above, tables, lines below. One ``_<command>.py`` per kind of report."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from bninspect.report import Tool
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column's head; on a narrow terminal, columns of the highest ``priority`` number are left out first."""
+
+    head: str
+    justify: Literal["left", "right"] = "right"
+    priority: int = 0
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of plain text, one cell per column."""
+
+    title: str | None = None
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """A report for a reader: ``above`` and ``below`` are lines of text."""
+
+    title: str
+    above: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    below: tuple[str, ...] = ()
+
+
+def view(report: Any) -> View:
+    """The view of a report, by its schema: ``bninspect.stats`` is made by ``_stats.py``."""
+    name = report.schema.rpartition(".")[2]
+    made: View = importlib.import_module(f"bninspect.render._{name}").view(report)
+    return made
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; a whole number as such; nothing known as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e6):
+        return f"{int(value):,}"
+    return f"{value:.4g}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """A range over channels, or its single value."""
+    if low is None or high is None:
+        return "-"
+    return number(low) if number(low) == number(high) else f"{number(low)} .. {number(high)}"
+
+
+def shape(value: Any) -> str:
+    """A shape as PyTorch writes it; several as a list of them."""
+    return "-" if value is None else str(listed(value))
+
+
+def listed(value: Any) -> Any:
+    """Tuples as lists, all the way down."""
+    return [listed(part) for part in value] if isinstance(value, (tuple, list)) else value
+
+
+def flag(value: bool | None, yes: str = "yes", no: str = "no") -> str:  # noqa: FBT001
+    """A yes or no; nothing known as a dash."""
+    return "-" if value is None else yes if value else no
+
+
+def versions(tool: Tool) -> str:
+    """The header's line: what made the figures."""
+    parts = [f"bninspect {tool.bninspect}", f"Python {tool.python}"]
+    parts += [f"torch {tool.torch}"] if tool.torch else []
+    parts += [f"torchvision {tool.torchvision}"] if tool.torchvision else []
+    parts += [f"device {tool.device}"] if tool.device else []
+    parts += [tool.dtype] if tool.dtype else []
+    parts += [f"TF32 {'on' if tool.tf32 else 'off'}"] if tool.tf32 is not None else []
+    return ", ".join(parts)

@@ -1,0 +1,95 @@
+"""Tables for people: on a terminal to its width, elsewhere plain text at its natural width."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bninspect.render._view import Column, Table, View, view
+from bninspect.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from bninspect.report import Report
+
+SCHEMAS = ("bninspect.summary", "bninspect.stats")
+_UNBOUNDED = 100_000
+_GAP = 3  # between two columns
+
+
+def render(report: Report, *, color: bool, width: int | None) -> str:
+    """A report as text; ``width`` is a terminal's, or ``None`` for text at its natural width, in ASCII."""
+    from rich.console import Console
+
+    console = Console(
+        width=width or _UNBOUNDED,
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+        _environ={},
+    )
+    with console.capture() as captured:
+        for part in parts(view(report), width):
+            console.print(part, soft_wrap=width is None)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+def parts(shown: View, width: int | None) -> list[RenderableType]:
+    """What rich prints of a view: lines and tables."""
+    from rich.text import Text
+
+    pieces: list[RenderableType] = [Text(printable(shown.title), style="bold")]
+    pieces += [Text(printable(line, 1000), style="dim") for line in shown.above]
+    for table in shown.tables:
+        kept, hidden = _fit(table, width)
+        pieces += [Text(), _table(table, kept, width)]
+        if hidden:
+            names = ", ".join(column.head for column in hidden)
+            pieces.append(Text(f"(not shown for lack of width: {names}; --format csv has all)", style="dim"))
+    if shown.below:
+        pieces.append(Text())
+    return [*pieces, *(Text(printable(line, 1000)) for line in shown.below)]
+
+
+def _fit(table: Table, width: int | None) -> tuple[list[int], list[Column]]:
+    """The columns that fit side by side, the least important left out first."""
+    widths = [
+        max(len(column.head), *(len(printable(row[index])) for row in table.rows))
+        for index, column in enumerate(table.columns)
+    ]
+    kept = list(range(len(table.columns)))
+    order = sorted(kept, key=lambda index: (table.columns[index].priority, index), reverse=True)
+    while width is not None and sum(widths[index] + _GAP for index in kept) > width + _GAP and len(kept) > 2:
+        kept.remove(order.pop(0))
+    return kept, [column for index, column in enumerate(table.columns) if index not in kept]
+
+
+def _table(table: Table, kept: list[int], width: int | None) -> Any:
+    from rich import box
+    from rich import table as rich_table
+    from rich.text import Text
+
+    drawn = rich_table.Table(
+        box=box.SIMPLE_HEAD if width is not None else _plain_box(),
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        header_style="bold",
+    )
+    for index in kept:
+        column = table.columns[index]
+        drawn.add_column(Text(column.head), justify=column.justify, no_wrap=width is None, overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(printable(row[index])) for index in kept))
+    return drawn
+
+
+def _plain_box() -> Any:
+    """Columns by spaces, and a line of hyphens under the heads, in ASCII."""
+    from rich.box import Box
+
+    return Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
