@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
-from typing import TYPE_CHECKING, Any, Literal
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from bninspect.report import Tool
 
 
-class Column(msgspec.Struct, frozen=True):
+class Column(NamedTuple):
     """A column's head; on a narrow terminal, columns of the highest ``priority`` number are left out first."""
 
     head: str
@@ -20,15 +18,14 @@ class Column(msgspec.Struct, frozen=True):
     priority: int = 0
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True):
+class Table(NamedTuple):
     """Rows of plain text, one cell per column."""
 
-    title: str | None = None
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True):
+class View(NamedTuple):
     """A report for a reader: ``above`` and ``below`` are lines of text."""
 
     title: str
