@@ -162,8 +162,9 @@ def _measure(view: Tensor, channel: int, *, extremes: bool) -> Moments:
     """One pass, then a second or third look at the channels that need it."""
     size = view.shape[3 - channel]
     sums = _planes(view, extremes=extremes) if channel == 1 else _pixels(view, extremes=extremes)
-    found = _pool(sums, size)
-    doubt = _untrusted(found, sums.second, view.dtype, size)
+    with np.errstate(invalid="ignore", over="ignore"):  # channels with NaN or infinite values are looked at again
+        found = _pool(sums, size)
+        doubt = _untrusted(found, sums.second, view.dtype, size)
     if doubt.any():
         _look_again(found, view, channel, np.flatnonzero(doubt))
     return found

@@ -127,8 +127,7 @@ def shadow(model: nn.Module, *, device: torch.device | None = None) -> nn.Module
     memo: dict[int, Any] = {}
     for module in model.modules():
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False), *_loose_tensors(module)):
-            if not is_lazy(tensor):
-                memo[id(tensor)] = _alias(tensor, device)
+            memo[id(tensor)] = _alias(tensor, device)
         for name in _HOOKS:
             for hook in getattr(module, name).values():
                 if id(getattr(hook, "__self__", None)) not in ours:
@@ -148,6 +147,9 @@ def _loose_tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _alias(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """A tensor for the shadow: of the same memory for a parameter, a clone for a buffer, of no memory on meta."""
+    if is_lazy(tensor):
+        return type(tensor)(requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype)
     if device is not None and device.type == "meta":
         twin = torch.empty_like(tensor, device="meta", requires_grad=False)
     elif isinstance(tensor, nn.Parameter):

@@ -1,0 +1,77 @@
+"""Fixtures that many tests share; what is slow to make is made once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """The command line in this process, in an empty folder: (exit code, standard output, standard error)."""
+    from bninspect import cli
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "BNINSPECT_FORMAT", "BNINSPECT_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The real command line in a process of its own."""
+
+    def call(*arguments, **options):
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **options.pop("env", {})}
+        return subprocess.run(
+            [sys.executable, "-m", "bninspect", *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            **options,
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def resnet18():
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    return resnet18(weights=None)
+
+
+NOTE_BATCH = [[[[1.0, 2.0]], [[2.0, 1.0]], [[2.0, 2.0]]], [[[2.0, 2.0]], [[3.0, 1.0]], [[1.0, 2.0]]]]
+
+
+@pytest.fixture
+def note_batch():
+    """The batch of the study note, shape [2, 3, 1, 2]."""
+    return torch.tensor(NOTE_BATCH)
