@@ -64,9 +64,14 @@ def _from_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
+    registered = sys.modules.setdefault(path.stem, module) is module
     sys.path.insert(0, str(path.parent.resolve()))
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if registered:
+            del sys.modules[path.stem]  # half a module must not be found by the next import
+        raise
     return module
 
 

@@ -149,7 +149,9 @@ def _loose_tensors(module: nn.Module) -> Iterator[Tensor]:
 def _alias(tensor: Tensor, device: torch.device | None) -> Tensor:
     """A tensor for the shadow: of the same memory for a parameter, a clone for a buffer, of no memory on meta."""
     if is_lazy(tensor):
-        return type(tensor)(requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype)
+        kind: Any = type(tensor)
+        twin: Tensor = kind(requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype)
+        return twin
     if device is not None and device.type == "meta":
         twin = torch.empty_like(tensor, device="meta", requires_grad=False)
     elif isinstance(tensor, nn.Parameter):
@@ -209,8 +211,10 @@ class Audit(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if not self.inside and func in _BATCH_NORM:
-            caller = _innermost(_frames_up(), self.names) or ("", "")
-            self.found[caller] = self.found.get(caller, 0) + 1
+            frame = _innermost(_frames_up(), self.names)
+            caller = frame.f_locals["self"] if frame else None
+            key = (self.names[id(caller)], type(caller).__name__) if frame else ("", "")
+            self.found[key] = self.found.get(key, 0) + 1
         return func(*args, **(kwargs or {}))
 
     def report(self) -> tuple[FunctionalCall, ...]:
@@ -229,11 +233,26 @@ def run(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> Any:
     except BNInspectError:
         raise
     except Exception as error:
-        names = {id(module): path for path, module in twin.named_modules()}
-        path, kind = _innermost(_frames(error.__traceback__), names) or ("", type(twin).__name__)
-        where = f"layer {printable(path)} ({printable(kind)})" if path else printable(kind)
-        shapes = ", ".join(str(list(value.shape)) for value in inputs if isinstance(value, Tensor))
-        raise ForwardError(f"the forward of {what} failed in {where} for input {shapes}: {brief(error)}") from error
+        raise ForwardError(
+            f"the forward of {printable(what)} on {_sizes(inputs)} failed in {_where(error, twin)}: {brief(error)}"
+        ) from error
+
+
+def _where(error: BaseException, twin: nn.Module) -> str:
+    """The innermost layer that an error came through: its path, its settings, and what it was given."""
+    names = {id(module): path for path, module in twin.named_modules()}
+    frame = _innermost(_frames(error.__traceback__), names)
+    layer = twin if frame is None else frame.f_locals["self"]
+    leaf = next(layer.children(), None) is None
+    text = printable(repr(layer) if leaf else type(layer).__name__)
+    if path := names[id(layer)]:
+        text = f"layer {printable(path)}, {text}"
+    given = [] if frame is None else [frame.f_locals[name] for name in ("input", "x") if name in frame.f_locals]
+    return f"{text}, given {_sizes(given)}" if leaf and any(isinstance(value, Tensor) for value in given) else text
+
+
+def _sizes(values: Sequence[Any]) -> str:
+    return ", ".join(str(list(value.shape)) for value in values if isinstance(value, Tensor))
 
 
 def brief(error: BaseException, limit: int = 300) -> str:
@@ -242,13 +261,9 @@ def brief(error: BaseException, limit: int = 300) -> str:
     return f"{type(error).__name__}: {printable(text, limit)}" if text else type(error).__name__
 
 
-def _innermost(frames: Iterator[Any], names: dict[int, str]) -> tuple[str, str] | None:
-    """Path and class of the first frame's ``self`` that is a module of the model, innermost first."""
-    for frame in frames:
-        owner = frame.f_locals.get("self")
-        if id(owner) in names:
-            return names[id(owner)], type(owner).__name__
-    return None
+def _innermost(frames: Iterator[Any], names: dict[int, str]) -> Any:
+    """The first frame whose ``self`` is a module of the model, innermost first."""
+    return next((frame for frame in frames if id(frame.f_locals.get("self")) in names), None)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[Any]:

@@ -97,7 +97,11 @@ def test_outside_packages_are_those_of_the_floor(file):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_torch_is_imported_on_top_only_where_it_is_borne(file):
-    heavy = {name.split(".")[0] for name in imports(file, top_level_only=True)} & {"torch", "torchvision", "safetensors"}
+    heavy = {name.split(".")[0] for name in imports(file, top_level_only=True)} & {
+        "torch",
+        "torchvision",
+        "safetensors",
+    }
     if place(file) == "torch-bearing" or file.stem == "_calls":
         return
     assert not heavy

@@ -13,7 +13,16 @@ import torch
 from bninspect import moments
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-SHAPES = [(64, 5), (3, 4, 50), (4, 3, 9, 11), (2, 3, 40, 41), (2, 2, 4, 9, 10), (1, 2, 1021), (1, 40, 14, 14), (2, 2, 130, 130)]  # fmt: skip
+SHAPES = [
+    (64, 5),
+    (3, 4, 50),
+    (4, 3, 9, 11),
+    (2, 3, 40, 41),
+    (2, 2, 4, 9, 10),
+    (1, 2, 1021),
+    (1, 40, 14, 14),
+    (2, 2, 130, 130),
+]
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -42,7 +51,9 @@ def assert_exact(found, x):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("offset", "std"), [(0, 1), (1, 1), (-3, 1), (30, 1), (1e3, 1), (1e4, 1e-2), (1e8, 10), (0, 1e-20), (0, 1e19)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("offset", "std"), [(0, 1), (1, 1), (-3, 1), (30, 1), (1e3, 1), (1e4, 1e-2), (1e8, 10), (0, 1e-20), (0, 1e19)]
+)
 def test_measure_agrees_with_the_definition(shape, dtype, offset, std):
     x = torch.randn(shape, dtype=torch.float64) * std + offset
     x.flatten()[:3] = 0

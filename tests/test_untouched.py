@@ -230,5 +230,5 @@ def test_what_cannot_be_copied_is_refused_before_anything_runs():
         def __deepcopy__(self, memo):
             raise TypeError("not me")
 
-    with pytest.raises(BNInspectError, match="cannot be copied.*not me"):
+    with pytest.raises(BNInspectError, match=r"cannot be copied.*not me"):
         bninspect.stats(Uncopyable(3), torch.randn(2, 3, 4, 4))

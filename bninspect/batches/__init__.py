@@ -23,7 +23,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch: ``data`` is a tensor, a tuple of tensors (several inputs), or an iterable of either."""
+    """A batch: ``data`` is a tensor, or an iterable of tensors, or of tuples of them for a model of several inputs."""
 
     name: str
     kind: str

@@ -45,7 +45,7 @@ def load(value: str, options: BatchOptions) -> Batch:
     )
 
 
-def _draw(kind: str, size: int, options: BatchOptions, dtypes: tuple[str, ...]) -> tuple[Tensor, ...]:
+def _draw(kind: str, size: int, options: BatchOptions, dtypes: tuple[str, ...]) -> Tensor | list[tuple[Tensor, ...]]:
     import torch
 
     generator = torch.Generator().manual_seed(options.seed)
@@ -58,4 +58,4 @@ def _draw(kind: str, size: int, options: BatchOptions, dtypes: tuple[str, ...]) 
         floating = draw is not None and dtype.is_floating_point
         made = draw(size, *shape, generator=generator) if floating and draw else torch.zeros(size, *shape)
         tensors.append(made.to(dtype))
-    return tuple(tensors)
+    return tensors[0] if len(tensors) == 1 else [tuple(tensors)]

@@ -78,9 +78,13 @@ def _is_npz(file: IO[bytes]) -> bool:
 
 
 def _torch(file: IO[bytes]) -> Any:
+    import warnings
+
     import torch
 
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
 
 
 def _numpy(file: IO[bytes]) -> Any:

@@ -103,4 +103,4 @@ def _wants_values(found: Any, given: Any, asked: bool | None) -> bool:  # noqa: 
         return False
     if asked is not None:
         return asked
-    return not isinstance(given.data, tuple) and given.data.numel() <= SMALL
+    return not isinstance(given.data, list) and given.data.numel() <= SMALL

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def stats(
     model: nn.Module | None,
-    batch: Tensor | tuple[Any, ...] | Iterable[Any],
+    batch: Tensor | Iterable[Tensor] | Iterable[tuple[Tensor, ...]],
     *,
     mode: Mode | None = None,
     batch_size: int | None = None,
@@ -38,8 +38,8 @@ def stats(
 
     Args:
         model: any module; ``None`` gives the batch to a fresh ``BatchNorm{1,2,3}d`` of its own channel count.
-        batch: a tensor ``[N, ...]``; a tuple of tensors for a model of several inputs; or an iterable of either,
-            which is streamed and pooled exactly.
+        batch: a tensor ``[N, ...]``; or an iterable of tensors, the pieces of a stream, which are pooled exactly. A
+            piece for a model of several inputs is a tuple of tensors.
         mode: ``eval`` (the default with a model): running statistics normalise. ``train`` (the default without):
             as in training, batch statistics normalise. Buffers are untouched either way.
         batch_size: split tensors along N into pieces of this size; memory then does not grow with N.
@@ -245,12 +245,12 @@ def _pieces(batch: Any, batch_size: int | None) -> Iterator[tuple[Any, ...]]:
 
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size must be at least 1, and {batch_size} was given")
-    given = (batch,) if isinstance(batch, (Tensor, tuple)) else batch
+    given = (batch,) if isinstance(batch, Tensor) else batch
     for piece in given:
         inputs = piece if isinstance(piece, tuple) else (piece,)
         if not all(isinstance(value, Tensor) for value in inputs) or not inputs:
             found = ", ".join(type(value).__name__ for value in inputs) or "an empty tuple"
-            raise InputError(f"a batch is a tensor, a tuple of tensors or an iterable of these, and held {found}")
+            raise InputError(f"a batch is a tensor or an iterable of tensors (or of tuples of them), and held {found}")
         if batch_size is None or not inputs[0].dim():
             yield inputs
         else:

@@ -43,14 +43,9 @@ CHANNEL_FIELDS = (
     "running_mean", "running_var", "d", "r", "z", "between_image_var",
 )  # fmt: skip
 _PRIORITY = {
-    "var_unbiased": 5,
-    "std": 4,
-    "zero_fraction": 3,
-    "between_image_var": 6,
-    "min": 2,
-    "max": 2,
-    "nonfinite": 3,
-}
+    "mean": 0, "var": 0, "d": 0, "z": 1, "r": 1, "running_mean": 1, "running_var": 1, "weight": 2, "bias": 2,
+    "nonfinite": 3, "min": 4, "max": 4, "zero_fraction": 5, "std": 6, "var_unbiased": 7, "between_image_var": 8,
+}  # fmt: skip
 _VALUES = 4
 
 
@@ -130,7 +125,7 @@ def _channels(report: StatsReport) -> Table:
     columns = (
         Column("layer", "left"),
         Column("channel"),
-        *(Column(name, "right", 0 if name == report.sorted_by else _PRIORITY.get(name, 1)) for name in known),
+        *(Column(name, "right", 0 if name == report.sorted_by else _PRIORITY[name]) for name in known),
     )
     rows = _channel_rows(report, known)
     if report.sorted_by in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 from bninspect.render._view import Column, Table, View, view
@@ -21,7 +22,9 @@ def render(report: Report, *, color: bool, width: int | None) -> str:
     """A report as text; ``width`` is a terminal's, or ``None`` for text at its natural width, in ASCII."""
     from rich.console import Console
 
+    out = io.StringIO()
     console = Console(
+        file=out,
         width=width or _UNBOUNDED,
         force_terminal=color,
         no_color=not color,
@@ -32,10 +35,9 @@ def render(report: Report, *, color: bool, width: int | None) -> str:
         legacy_windows=False,
         _environ={},
     )
-    with console.capture() as captured:
-        for part in parts(view(report), width):
-            console.print(part, soft_wrap=width is None)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+    for part in parts(view(report), width):
+        console.print(part, soft_wrap=width is None)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
 def parts(shown: View, width: int | None) -> list[RenderableType]:

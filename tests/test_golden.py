@@ -1,0 +1,89 @@
+"""Whole outputs against files in ``golden/``; ``make golden`` rewrites them, and the diff is reviewed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+LONG = re.compile(r"-?\d+\.\d{5,}(?:e[+-]?\d+)?|-?\d+\.?\d*e[+-]?\d+")
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = ["table", "json", "csv", "markdown"]
+SUMMARY = ("summary", "nets.py:model", "--input", "3,8,8")
+STATS = ("stats", "nets.py:model", "--batch", "batch.pt")
+CASES = {
+    **{f"summary.{form}": (*SUMMARY, "--format", form) for form in [*FORMATS, "ordereddict"]},
+    **{f"summary-all-layers.{form}": (*SUMMARY, "--all-layers", "--format", form) for form in ("table", "ordereddict")},
+    **{f"stats.{form}": (*STATS, "--format", form) for form in FORMATS},
+    **{f"stats-channels.{form}": (*STATS, "--channels", "--format", form) for form in FORMATS},
+    "stats-note.table": ("stats", "--batch", "note.pt"),
+    "summary-resnet18.table": ("summary", "resnet18", "--input", "3,418,418"),
+    "no-batchnorm.table": ("summary", "nets.py:nothing", "--input", "3,8,8"),
+}
+NETS = """
+import torch
+from torch import nn
+from collections import OrderedDict
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 1, bias=False), bn=nn.BatchNorm2d(4)))
+        self.shared = nn.BatchNorm2d(4, eps=1e-3, momentum=None)
+        self.unused = nn.BatchNorm2d(2)
+        self.head = nn.BatchNorm1d(4, affine=False)
+        self.stem.conv.weight.data = torch.arange(12.).reshape(4, 3, 1, 1) / 8
+        self.stem.bn.bias.requires_grad = False
+        self.shared.eval()
+
+    def forward(self, x):
+        x = self.shared(self.shared(self.stem(x)).relu())
+        return nn.functional.batch_norm(self.head(x.mean((2, 3))), None, None, training=True)
+
+model = Net()
+nothing = nn.Sequential(nn.Conv2d(3, 4, 1))
+"""
+
+
+@pytest.fixture
+def files(tmp_path, note_batch):
+    (tmp_path / "nets.py").write_text(NETS)
+    torch.save(note_batch, tmp_path / "note.pt")
+    torch.save(torch.arange(4 * 3 * 4 * 4).reshape(4, 3, 4, 4) % 37 / 8.0, tmp_path / "batch.pt")
+    return tmp_path
+
+
+def compare(request, name, text):
+    """Versions differ from machine to machine; all else is compared."""
+    text = re.sub(r'(bninspect|[Pp]ython|torch|torchvision)(" ?: "| )[0-9][\w.+]*', r"\1\2X", text)
+    text = re.sub(r', torchvision\sX|\n *"torchvision" ?: ("X"|null),', "", text)
+    path = GOLDEN / name
+    if request.config.getoption("--update-golden"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    expected = path.read_text(encoding="utf-8")
+    if name.endswith((".json", ".csv")):  # 17 digits: the last ones depend on the processor
+        assert LONG.sub("#", text) == LONG.sub("#", expected)
+        found, wanted = ([float(number) for number in LONG.findall(each)] for each in (text, expected))
+        assert found == pytest.approx(wanted, rel=1e-4)
+    else:
+        assert text == expected
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_output_is_as_it_was(request, run, files, name):
+    code, out, err = run(*CASES[name])
+    assert (code, err) == (0, "")
+    compare(request, name, out)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize("name", ["summary.table", "stats.table", "stats-channels.table"])
+def test_widths(request, run, files, monkeypatch, *, name, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = run(*CASES[name])
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= columns
+    compare(request, name.replace(".table", f"-{columns}.table"), out)
