@@ -1,0 +1,93 @@
+"""README's generated parts: outputs of real commands and help texts. ``--write`` renews them, ``--check`` compares."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import torch
+
+from bninspect import cli
+
+README = Path(__file__).parents[1] / "README.md"
+RUN = re.compile(r"(<!-- run: (.+?) -->\n)(?:\n```console\n.*?\n```\n)?", re.DOTALL)
+HELP = re.compile(r"(<!-- help -->\n).*\Z", re.DOTALL)
+NETS = """
+from torch import nn
+
+def make(width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(),
+                         nn.Conv2d(width, 2 * width, 3), nn.BatchNorm2d(2 * width))
+"""
+
+
+def main(action: str) -> int:
+    old = README.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        prepare(Path(folder))
+        new = HELP.sub(lambda match: match[1] + helps(), RUN.sub(example, old))
+    if action == "--write":
+        README.write_text(new, encoding="utf-8")
+        return 0
+    if plain(old) == plain(new):
+        return 0
+    print("README.md is not what the commands print: run `make readme`, and look at the difference")
+    return 1
+
+
+def prepare(folder: Path) -> None:
+    """The files that the examples name."""
+    (folder / "nets.py").write_text(NETS)
+    note = [[[[1.0, 2.0]], [[2.0, 1.0]], [[2.0, 2.0]]], [[[2.0, 2.0]], [[3.0, 1.0]], [[1.0, 2.0]]]]
+    torch.save(torch.tensor(note), folder / "note.pt")
+    generator = torch.Generator().manual_seed(0)
+    torch.save(
+        torch.randn(16, 3, 32, 32, generator=generator) + torch.randn(16, 3, 1, 1, generator=generator), "batch.pt"
+    )
+
+
+def example(match: re.Match[str]) -> str:
+    text, _, head = match[2].partition(" | head -")
+    lines = output(shlex.split(text)[1:]).splitlines()
+    lines = [*lines[: int(head)], "..."] if head else lines
+    return f"{match[1]}\n```console\n$ {text}\n" + "\n".join(lines) + "\n```\n"
+
+
+def output(arguments: list[str]) -> str:
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "BNINSPECT_FORMAT"):
+        os.environ.pop(name, None)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = cli.run(arguments)
+    assert code in (0, 1), (arguments, code)
+    return out.getvalue()
+
+
+def helps() -> str:
+    blocks = [f"\n```console\n$ bninspect --help\n{text(cli.cli, 'bninspect')}\n```\n"]
+    for name, command in sorted(cli.cli.commands.items()):
+        blocks.append(f"\n```console\n$ bninspect {name} --help\n{text(command, f'bninspect {name}')}\n```\n")
+    return "".join(blocks)
+
+
+def text(command: click.Command, name: str) -> str:
+    with click.Context(command, info_name=name, terminal_width=100, max_content_width=100) as context:
+        return command.get_help(context)
+
+
+def plain(readme: str) -> str:
+    """Without what differs between machines: versions, digits of measured numbers, and the width of columns."""
+    readme = re.sub(r"(bninspect|Python|torch|torchvision) \d[\w.+]*", r"\1", readme).replace(", torchvision", "")
+    readme = re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", readme)
+    return re.sub(r"[ \-]+", " ", readme)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,23 @@
+"""README says what the program prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TOOL = Path(__file__).parent / "readme.py"
+
+
+def test_readme_is_what_the_commands_print():
+    done = subprocess.run([sys.executable, TOOL, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_readme_that_differs_is_noticed(tmp_path):
+    """The comparison forgives digits, and nothing else."""
+    sys.path.insert(0, str(TOOL.parent))
+    import readme
+
+    assert readme.plain("mean 1.25   torch 2.15.0") == readme.plain("mean 3.5 torch 2.16.1+cu1")
+    assert readme.plain("--sort COLUMN") != readme.plain("--top K")
