@@ -20,8 +20,8 @@ from bninspect.text import printable
 
 NAMES = [
     "plain", "x[bold]bn1", "[/]", "\x1b[2J", "\x1b]52;c;Y2F0\x07", "\x9b31m", "a\nb", "a\rb", "a\tb", "\x00", "\x7f",
-    "\u202ebn", "\u2066x\u2069", "\u200b", "\ufeff", "\ud800", "\u2028", "=1+1", "+cmd", "-2", "@sum", "a|b", "`a`", "<b>",
-    "<script>alert(1)</script>", "[x](javascript:alert(1))",
+    "\u202ebn", "\u2066x\u2069", "\u200b", "\ufeff", "\ud800", "\u2028", "=1+1", "+cmd", "-2", "@sum",
+    "a|b", "`a`", "<b>", "<script>alert(1)</script>", "[x](javascript:alert(1))",
     "**b**", "a,b", 'q"q', "'", "名前", "é", "🙂", "x" * 5000,
 ]  # fmt: skip
 

@@ -1,0 +1,141 @@
+"""What statistics cost beside the bare forward: time of one thread, and memory."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+from torchvision.models import get_model
+
+from bninspect.moments import measure
+
+BOUNDS = {
+    "resnet18": (1.06, 1.15),
+    "resnet50": (1.10, 1.25),
+    "mobilenet_v2": (1.20, 1.45),
+    "efficientnet_b0": (1.15, 1.40),
+}
+ROUNDS = 9
+
+
+def norms(model):
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def calibrated(name):
+    """A net whose running statistics are those of its data, as training leaves them."""
+    torch.manual_seed(0)
+    model = get_model(name, weights=None).eval()
+    batch = torch.randn(8, 3, 224, 224)
+
+    def settle(module, args):
+        module.running_var, module.running_mean = torch.var_mean(args[0], (0, 2, 3), correction=0)
+
+    handles = [norm.register_forward_pre_hook(settle) for norm in norms(model)]
+    with torch.no_grad():
+        model(batch)
+    for handle in handles:
+        handle.remove()
+    return model, batch
+
+
+def ratios(model, batch):
+    """Median ratios to the bare forward: without extremes, with them, and a hook with var_mean."""
+    kinds = {
+        "plain": lambda x: measure(x, extremes=False),
+        "extremes": measure,
+        "var_mean": lambda x: torch.var_mean(x, (0, 2, 3)),
+    }
+    times = {kind: [] for kind in kinds}
+    forward(model, batch, None)
+    for _ in range(ROUNDS):
+        bare = forward(model, batch, None)
+        for kind, look in kinds.items():
+            times[kind].append(forward(model, batch, look) / bare)
+    return {kind: statistics.median(found) for kind, found in times.items()}
+
+
+def forward(model, batch, look):
+    handles = [norm.register_forward_pre_hook(lambda _, args: look(args[0]) and None) for norm in norms(model) if look]
+    start = time.thread_time()
+    with torch.no_grad():
+        model(batch)
+    spent = time.thread_time() - start
+    for handle in handles:
+        handle.remove()
+    return spent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_time(report, name):
+    model, batch = calibrated(name)
+    found = ratios(model, batch)
+    report(f"{name}, a hook with var_mean", found["var_mean"], float("inf"))
+    report(f"{name}, mean, variance, per-image figures", found["plain"], BOUNDS[name][0])
+    report(f"{name}, with min, max, zeros", found["extremes"], BOUNDS[name][1])
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_time_of_channels_last_and_of_random_weights(report, name):
+    """Reported, not bound: another memory format, and nets whose means dwarf their deviations."""
+    model, batch = calibrated(name)
+    found = ratios(model.to(memory_format=torch.channels_last), batch.contiguous(memory_format=torch.channels_last))
+    report(f"{name} channels_last", found["plain"], float("inf"))
+    report(f"{name} channels_last, with min, max, zeros", found["extremes"], float("inf"))
+    torch.manual_seed(0)
+    found = ratios(get_model(name, weights=None).eval(), batch)
+    report(f"{name} with random weights", found["plain"], float("inf"))
+    report(f"{name} with random weights, with min, max, zeros", found["extremes"], float("inf"))
+
+
+MEMORY = """
+import resource, sys, torch, bninspect
+from torchvision.models import get_model
+what, name, images, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = get_model(name, weights=None).eval()
+pieces = (torch.randn(size, 3, 224, 224) for _ in range(images // size))
+if what == "stats":
+    bninspect.stats(model, pieces)
+else:
+    with torch.no_grad():
+        for piece in pieces:
+            model(piece)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, *map(str, arguments)],
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_b0"])
+def test_memory_beside_the_bare_forward(report, name):
+    report(f"{name}, peak memory of stats", peak("stats", name, 16, 16) / peak("bare", name, 16, 16), 1.10)
+
+
+def test_memory_does_not_grow_with_the_pieces(report):
+    ratio = peak("stats", "resnet18", 64, 4) / peak("stats", "resnet18", 8, 4)
+    report("resnet18, peak of 16 pieces against 2", ratio, 1.03)
