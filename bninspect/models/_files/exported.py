@@ -1,0 +1,223 @@
+"""Archives of torch.export (.pt2): a graph and a list of weights, both JSON, and the weights' bytes.
+
+The graph's BatchNorm nodes say what a state dict cannot: eps, momentum, mode and class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bninspect.models._files import limits
+from bninspect.models._files.dtypes import SIZES
+from bninspect.models._files.found import FIELDS, UNKNOWN_KIND, Found, by_layer, is_batchnorm
+from bninspect.models._files.nodes import Odd, Refused, Storage, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bninspect.models._files.archive import Archive, Record
+
+_DTYPES = {  # torch's ScalarType, as the format writes it
+    1: "uint8",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "float16",
+    7: "float32",
+    8: "float64",
+    12: "bool",
+    13: "bfloat16",
+    29: "float8_e4m3fn",
+    30: "float8_e5m2",
+    31: "float8_e4m3fnuz",
+    32: "float8_e5m2fnuz",
+    33: "float8_e8m0fnu",
+}
+_STRIDED = 7
+_WEIGHTS = b"data/weights/"
+_OPERATORS: tuple[str, ...] = (
+    "batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "native_batch_norm",
+)
+_OPERATORS += ("cudnn_batch_norm", "_native_batch_norm_legit_functional", "_batch_norm_with_update")
+
+
+class _Size(msgspec.Struct):
+    as_int: int
+
+
+class _Meta(msgspec.Struct):
+    dtype: int
+    layout: int
+    sizes: list[_Size]
+    strides: list[_Size]
+    storage_offset: _Size
+
+
+class _Weight(msgspec.Struct):
+    path_name: str
+    use_pickle: bool
+    tensor_meta: msgspec.Raw
+
+
+class _Weights(msgspec.Struct):
+    config: dict[str, _Weight]
+
+
+class _Input(msgspec.Struct):
+    name: str
+    arg: dict[str, Any]
+
+
+class _Node(msgspec.Struct):
+    target: str
+    inputs: msgspec.Raw
+    metadata: msgspec.Raw
+
+
+class _Graph(msgspec.Struct):
+    nodes: list[_Node]
+
+
+class _Signature(msgspec.Struct):
+    input_specs: list[dict[str, msgspec.Raw]]
+
+
+class _Module(msgspec.Struct):
+    graph: _Graph
+    signature: _Signature
+
+
+class _Program(msgspec.Struct):
+    graph_module: _Module
+
+
+class _Argument(msgspec.Struct):
+    name: str
+
+
+class _Held(msgspec.Struct):
+    arg: _Argument
+    parameter_name: str | None = None
+    buffer_name: str | None = None
+
+
+class ExportedStorages:
+    """Storages that are records of the archive's ``data/weights``."""
+
+    def __init__(self, archive: Archive, root: bytes) -> None:
+        self.archive = archive
+        self.root = root
+        self.file = archive.file
+        name = root + b"byteorder"
+        self.big_endian = name in archive.names and archive.read(name, limits.CHUNK) == b"big"
+
+    def position(self, storage: Storage) -> int:
+        """Where the storage's record begins."""
+        return self.archive.position(self._name(storage))
+
+    def record(self, storage: Storage) -> Record:
+        """Where the storage's bytes lie; how many elements that are, only the record itself says."""
+        record = self.archive.record(self._name(storage))
+        storage.count = record.size
+        return record
+
+    def _name(self, storage: Storage) -> bytes:
+        return self.root + _WEIGHTS + storage.key.encode("utf-8", "surrogatepass")
+
+
+def read_exported(archive: Archive, root: bytes) -> list[Found]:
+    """The layers of a torch.export archive.
+
+    Raises:
+        Refused: its JSON is not as torch.export writes it.
+    """
+    container = ExportedStorages(archive, root)
+    try:
+        weights = _decode(archive, root + _WEIGHTS + b"model_weights_config.json", _Weights).config
+        nodes = dict(_batchnorms(_decode(archive, root + b"models/model.json", _Program).graph_module))
+        groups = by_layer(_tensors(weights))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Refused("its JSON is not what torch.export writes") from error
+    found = []
+    for path, group in groups.items():
+        tracked = "running_mean" in group and "running_var" in group and is_batchnorm(group)
+        if tracked or path in nodes:
+            kind, attributes = nodes.get(path, (UNKNOWN_KIND, {}))
+            found.append(Found("", path, group, container, kind=kind, attributes=attributes))
+    return found
+
+
+def _decode(archive: Archive, name: bytes, kind: type[Any]) -> Any:
+    return msgspec.json.decode(archive.read(name, limits.JSON_BYTES), type=kind)
+
+
+def _tensors(weights: dict[str, _Weight]) -> Iterator[tuple[str, Tensor | Odd]]:
+    for name, weight in weights.items():
+        if name.rpartition(".")[2] in FIELDS:
+            yield name, _tensor(weight)
+
+
+def _tensor(weight: _Weight) -> Tensor | Odd:
+    if weight.use_pickle:
+        return Odd("a pickle of its own")
+    meta = msgspec.json.decode(weight.tensor_meta, type=_Meta)
+    if meta.layout != _STRIDED:
+        return Odd("a sparse tensor")
+    dtype = _DTYPES.get(meta.dtype, "unknown")
+    shape, strides = (tuple(size.as_int for size in sizes) for sizes in (meta.sizes, meta.strides))
+    if any(size < 0 for size in (*shape, *strides, meta.storage_offset.as_int)) or len(shape) != len(strides):
+        raise Refused("its list of weights gives a tensor a shape, a stride or an offset that is no count")
+    storage = Storage("untyped", weight.path_name, max(shape, default=1) * SIZES.get(dtype, 1))
+    return Tensor(storage, dtype, meta.storage_offset.as_int, shape, strides)
+
+
+def _batchnorms(module: _Module) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
+    """The BatchNorm nodes of a graph: path, class and attributes."""
+    held = dict(_held(module.signature))
+    for node in module.graph.nodes:
+        if not any(f".{operator}." in node.target for operator in _OPERATORS):
+            continue
+        inputs = {one.name: one.arg for one in msgspec.json.decode(node.inputs, type=list[_Input])}
+        path = held.get(_name(inputs.get("running_mean")), "")
+        stack = msgspec.json.decode(node.metadata, type=dict[str, Any]).get("nn_module_stack")
+        owner, kind = _owner(stack)
+        attributes = _attributes(inputs, node.target)
+        yield (path.rpartition(".")[0] if path else owner), (kind, attributes)
+
+
+def _held(signature: _Signature) -> Iterator[tuple[str, str]]:
+    for spec in signature.input_specs:
+        for kind in ("parameter", "buffer"):
+            if kind in spec:
+                one = msgspec.json.decode(spec[kind], type=_Held)
+                yield one.arg.name, one.parameter_name or one.buffer_name or ""
+
+
+def _name(argument: dict[str, Any] | None) -> str:
+    tensor = (argument or {}).get("as_tensor")
+    return str(tensor.get("name")) if isinstance(tensor, dict) else ""
+
+
+def _owner(stack: object) -> tuple[str, str]:
+    """Path and class of the innermost module, from ``key,path,class;key,path,class``."""
+    parts = stack.rpartition(";")[2].split(",") if isinstance(stack, str) else []
+    if len(parts) != 3 or "norm" not in parts[2].lower():
+        return "", UNKNOWN_KIND
+    return parts[1], parts[2].rpartition(".")[2]
+
+
+def _attributes(inputs: dict[str, dict[str, Any]], target: str) -> dict[str, Any]:
+    attributes = {
+        "eps": inputs.get("eps", {}).get("as_float"),
+        "momentum": inputs.get("momentum", {}).get("as_float"),
+        "training": inputs.get("training", {}).get("as_bool"),
+        "affine": _name(inputs.get("weight")) != "",
+        "track_running_stats": _name(inputs.get("running_mean")) != "",
+    }
+    return {**attributes, "training": False} if "no_training" in target else attributes

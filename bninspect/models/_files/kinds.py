@@ -1,0 +1,128 @@
+"""Which kind of file it is, by its content and never by its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from bninspect.models._files import limits
+from bninspect.models._files.archive import Archive
+from bninspect.models._files.checkpoint import LEGACY_MAGIC, read_legacy, read_zip, tensors_of
+from bninspect.models._files.found import Found, grouped, is_batchnorm
+from bninspect.models._files.nodes import Odd, Refused, Tensor
+from bninspect.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bninspect.models._files.opened import Opened
+    from bninspect.models._files.values import Container
+    from bninspect.models._files.walk import Walk
+
+_STATE_DICT = "a state dict holds no eps, momentum or class; InstanceNorm with running statistics would look the same"
+_TAR_AT = 257
+_MANY = 3
+
+
+class Contents:
+    """What a file holds: its kind, the layers found in it, and remarks."""
+
+    def __init__(self, kind: str, layers: list[Found], notes: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.layers = layers
+        self.notes = notes
+        self.evidence: Literal["tensors", "graph"] = "tensors"
+
+
+def contents(path: str, open_file: Callable[[str], Opened]) -> Contents:
+    """What the file at ``path`` holds.
+
+    Raises:
+        Refused: it is of no kind that is known, or damaged.
+    """
+    file = open_file(path)
+    head = file.read(0, min(file.size, _TAR_AT + 5))
+    if head.startswith(b"PK\x03\x04"):
+        return _zip(Archive(file))
+    if head.startswith(LEGACY_MAGIC):
+        return _pickled(*read_legacy(file))
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= limits.HEADER_BYTES:
+        return _safetensors(file)
+    if head.lstrip()[:1] == b"{":
+        return _sharded(path, file, open_file)
+    raise Refused(_unknown(head))
+
+
+def _unknown(head: bytes) -> str:
+    if not head:
+        return "it is empty"
+    if head[_TAR_AT:] == b"ustar":
+        return "it is a tar file; those of torch.save are older than torch 0.1.10 and no longer read"
+    if head[:1] == b"\x80":
+        return "it is a pickle, but not one of torch.save"
+    return "it is no checkpoint, safetensors, torch.export or TorchScript file"
+
+
+def _zip(archive: Archive) -> Contents:
+    pickles = [name for name in archive.names if name.endswith(b"/data.pkl") and name.count(b"/") == 1]
+    graphs = [name for name in archive.names if name.endswith(b"/models/model.json") and name.count(b"/") == 2]
+    if len(pickles) + len(graphs) != 1:
+        raise Refused("it is a zip file, but not one of torch.save or torch.export")
+    if graphs:
+        from bninspect.models._files.exported import read_exported
+
+        found = Contents("torch.export archive", read_exported(archive, graphs[0][: -len(b"models/model.json")]))
+        found.evidence = "graph"
+    else:
+        found = _pickled(*read_zip(archive, pickles[0][: -len(b"data.pkl")]))
+    if archive.without_checksums:
+        found.notes += ("the file was written without checksums: damage would not be noticed",)
+    return found
+
+
+def _pickled(kind: str, walk: Walk) -> Contents:
+    notes = []
+    if walk.modules == 0 and walk.found:
+        notes.append(_STATE_DICT)
+    if walk.instance_norms:
+        notes.append(f"{walk.instance_norms} InstanceNorm layers with running statistics are not listed")
+    if walk.untracked:
+        shown = ", ".join(map(printable, walk.untracked[:_MANY])) + (", ..." if len(walk.untracked) > _MANY else "")
+        notes.append(
+            f"{len(walk.untracked)} layers are saved as BatchNorm and InstanceNorm are, but without running "
+            f"statistics, and are not listed: {shown}"
+        )
+    if walk.too_deep:
+        notes.append(f"containers nested deeper than {limits.DEPTH} were not looked into")
+    return Contents(kind, walk.found, tuple(notes))
+
+
+def _safetensors(file: Opened) -> Contents:
+    from bninspect.models._files.safetensors import SafetensorsFile
+
+    held = SafetensorsFile(file)
+    groups = grouped(held.tensors.items())
+    layers = [Found("", prefix, group, held) for prefix, group in groups.items() if is_batchnorm(group)]
+    return Contents("safetensors", layers, (_STATE_DICT,) if layers else ())
+
+
+def _sharded(path: str, file: Opened, open_file: Callable[[str], Opened]) -> Contents:
+    from bninspect.models._files.sharded import read_shards, shards_of
+
+    def open_shard(name: str) -> tuple[Container, dict[str, Tensor | Odd]]:
+        try:
+            return _shard(open_file(name))
+        except Refused as refusal:
+            raise Refused(f"of its shard {printable(name)!r}: {refusal}") from None
+
+    places = shards_of(file)
+    layers = read_shards(path, places, open_shard)
+    return Contents("sharded checkpoint", layers, (_STATE_DICT,) if layers else ())
+
+
+def _shard(file: Opened) -> tuple[Container, dict[str, Tensor | Odd]]:
+    from bninspect.models._files.safetensors import SafetensorsFile
+
+    if file.read(0, min(4, file.size)) == b"PK\x03\x04":
+        return tensors_of(Archive(file))
+    held = SafetensorsFile(file)
+    return held, dict(held.tensors)

@@ -1,0 +1,82 @@
+"""What a pickle's objects become when nothing is imported and nothing is called: plain descriptions of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, worded for the user at one place
+    """The file is not read any further; the text is the reason, without the file's name."""
+
+
+class Global:
+    """A class or function that the pickle names: ``module.name``, never looked up."""
+
+    __slots__ = ("module", "name")
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+
+    @property
+    def path(self) -> str:
+        """The dotted name, with the spelling of Python 2 in today's."""
+        module = "builtins" if self.module == "__builtin__" else self.module
+        return f"{module}.{self.name}"
+
+
+class Items:
+    """A dict: keys and values alternately, in the order stored; nothing of a stranger's is ever hashed."""
+
+    __slots__ = ("flat",)
+
+    def __init__(self) -> None:
+        self.flat: list[Any] = []
+
+
+class Call:
+    """An object that loading would make by ``func(*args)``, with what would be put into it afterwards."""
+
+    __slots__ = ("args", "flat", "func", "items", "state")
+
+    def __init__(self, func: Global | None, args: Any) -> None:
+        self.func = func
+        self.args = args
+        self.flat: list[Any] | None = None
+        self.items: list[Any] | None = None
+        self.state: Any = None
+
+
+class Storage:
+    """A run of elements of one type, by the key of its record; ``count`` is as the pickle declares it."""
+
+    __slots__ = ("count", "dtype", "key")
+
+    def __init__(self, dtype: str, key: str, count: int) -> None:
+        self.dtype = dtype
+        self.key = key
+        self.count = count
+
+
+class Tensor:
+    """A strided window on a storage: all that is needed to read it, and no value of it."""
+
+    __slots__ = ("dtype", "offset", "shape", "storage", "strides")
+
+    def __init__(
+        self, storage: Storage, dtype: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> None:
+        self.storage = storage
+        self.dtype = dtype
+        self.offset = offset
+        self.shape = shape
+        self.strides = strides
+
+
+class Odd:
+    """A tensor of a kind that holds no plain values: sparse, quantized, without storage."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
