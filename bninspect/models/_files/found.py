@@ -76,6 +76,8 @@ def is_batchnorm(group: Mapping[str, Tensor | Odd]) -> bool:
     for tensor in (mean, var):
         if isinstance(tensor, Odd):
             raise Refused(f"the running statistics of a layer are {tensor.what}, which is not read")
+        if tensor.shape and tensor.shape[0] > limits.CHANNELS:
+            raise Refused(f"a layer has more than {limits.CHANNELS:,} channels")
     return _is_vector(mean) and _is_vector(var) and mean.shape == var.shape  # type: ignore[union-attr]
 
 
@@ -140,7 +142,7 @@ def _fits(field: str, tensor: Tensor | Odd, length: int | None) -> bool:
         return False
     if field == "num_batches_tracked":
         return tensor.dtype in COUNTS and math.prod(tensor.shape) == 1 and len(tensor.shape) <= 1
-    if not _is_vector(tensor) or tensor.shape[0] > limits.CHANNELS:
+    if not _is_vector(tensor):
         return False
     return length is None or tensor.shape[0] == length
 

@@ -5,13 +5,13 @@ The yardsticks are 100,000 BatchNorm layers with their optimizer's state and one
 
 from __future__ import annotations
 
-PICKLE_BYTES = 1 << 27
+PICKLE_BYTES = 100_000_000
 """Length of one pickle: 100,000 layers take some 55 MB."""
 
-PICKLE_STEPS = 32_000_000
-"""Opcodes of one pickle: 100,000 layers take 16 million."""
+PICKLE_STEPS = 1 << 24
+"""Opcodes of one pickle, a tensor of the usual spelling being one: 100,000 layers take 5 million."""
 
-PICKLE_OBJECTS = 60_000_000
+PICKLE_OBJECTS = 4_000_000
 """Objects alive at once while a pickle is read."""
 
 PICKLE_DIGITS = 4_000

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bninspect.models._files.nodes import Storage
 
 _TEXT_GET = re.compile(rb"g(\d{1,12})\n")
-_BETWEEN_CHECKS = 1 << 17
+_BETWEEN_CHECKS = 1 << 15
 _LISTED = 1 << 16
 _MALFORMED = (IndexError, KeyError, ValueError, struct.error)
 

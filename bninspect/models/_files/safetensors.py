@@ -40,6 +40,7 @@ _DTYPES = {
 }
 _SMALLER_THAN_A_BYTE = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 _LENGTH = 8
+_FIELDS = (b"dtype", b"shape", b"data_offsets")
 
 
 class _Entry(msgspec.Struct):
@@ -121,7 +122,7 @@ def _entries(raw: bytes) -> dict[str, _Entry]:
         if any(len(entry) > limits.ENTRY_BYTES for entry in entries.values()):
             raise Refused("its header describes a tensor with thousands of dimensions")
         decoded = {name: _ENTRY.decode(entry) for name, entry in entries.items()}
-        if raw.count(b'"data_offsets"') != len(decoded) or b"\\" in raw:
+        if b"\\" in raw or any(raw.count(b'"%s"' % field) != len(decoded) for field in _FIELDS):
             json.loads(raw, object_pairs_hook=_unique)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refused("its header is not what the safetensors format prescribes") from error

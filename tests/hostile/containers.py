@@ -1,0 +1,205 @@
+"""Zip files, legacy streams, safetensors files, indices and exports with one thing wrong in each."""
+
+# ruff: noqa: E501 - one case, one line
+
+from __future__ import annotations
+
+import json
+import pickle
+
+from hostile.build import (
+    CHANNELS,
+    FIELDS,
+    LAYER,
+    archive,
+    checkpoint,
+    entry,
+    floats,
+    good_header,
+    good_safetensors,
+    legacy,
+    number,
+    records,
+    safetensors,
+    state,
+    tensor,
+    text,
+)
+
+GOOD = checkpoint(state())
+PARTS = records(state())
+
+
+def _changed(raw: bytes, place: int, value: bytes | None = None) -> bytes:
+    new = value if value is not None else bytes([raw[place] ^ 0x40])
+    return raw[:place] + new + raw[place + len(new) :]
+
+
+def zips() -> dict[str, bytes]:
+    """Zip structure: all refused."""
+    data, directory = GOOD.index(floats()[2]), GOOD.index(b"PK\1\2")
+    made = {
+        "duplicate": archive([*PARTS, ("a/data/2", floats()[3])]), "duplicate-pickle": archive([*PARTS, ("a/data.pkl", b"")]),
+        "case": archive([*PARTS, ("a/Data/2", floats()[3])]), "two-roots": archive([*PARTS, ("b/data.pkl", state())]),
+        "no-pickle": archive(PARTS[1:]), "no-root": archive([(n[2:], raw) for n, raw in PARTS]), "empty": archive([]),
+        "not-torch": archive([("hello.txt", b"hello")]), "overlap": archive(PARTS, offset={"a/data/2": GOOD.index(b"PK\3\4", 9)}),
+        "same-offset": archive(PARTS, offset={"a/data/3": 0}), "offset-beyond": archive(PARTS, offset={"a/data/3": 1 << 30}),
+        "size-large": archive(PARTS, size={"a/data/3": 999}, packed={"a/data/3": 999}),
+        "size-huge": archive(PARTS, size={"a/data/3": 0xFFFFFFFF}, packed={"a/data/3": 0xFFFFFFFF}),
+        "size-small": archive(PARTS, size={"a/data/3": 4}, packed={"a/data/3": 4}), "sizes-differ": archive(PARTS, size={"a/data/3": 4}),
+        "crc": archive(PARTS, crc={"a/data/3": 1}), "crc-pickle": archive(PARTS, crc={"a/data.pkl": 1}),
+        "crc-zero": archive(PARTS, crc={"a/data/3": 0}), "encrypted": archive(PARTS, flags={"a/data.pkl": 1}),
+        "local-name": archive(PARTS, local={"a/data/3": b"a/data/2"}), "local-longer": archive(PARTS, local={"a/data/3": b"a/data/33"}),
+        "deflated": archive(PARTS, deflate=("a/data/3",)), "deflated-pickle": archive(PARTS, deflate=("a/data.pkl",)),
+        "count-more": archive(PARTS, count=99), "count-less": archive(PARTS, count=2), "count-64": archive(PARTS, count=0xFFFF),
+        "length-less": archive(PARTS, length=9), "length-more": archive(PARTS, length=1 << 20), "start-zero": archive(PARTS, start=0),
+        "start-64": archive(PARTS, start=0xFFFFFFFF), "prefixed": b"PK\3\4" + GOOD, "suffixed": GOOD + b"tail",
+        "comment-lie": GOOD[:-2] + b"\7\0", "polyglot": GOOD + GOOD, "magic-only": b"PK\3\4", "end-only": b"PK\5\6" + bytes(18),
+        "flip-value": _changed(GOOD, data + 3), "flip-pickle": _changed(GOOD, GOOD.index(b"running_mean")),
+        "flip-directory": _changed(GOOD, directory + 1), "flip-entry-crc": _changed(GOOD, GOOD.rindex(b"a/data/3") - 30),
+        "flip-local": _changed(GOOD, GOOD.index(b"a/data/3")), "flip-end": _changed(GOOD, len(GOOD) - 20),
+    }  # fmt: skip
+    return {f"zip-{name}": raw for name, raw in made.items()}
+
+
+def legacies() -> dict[str, bytes]:
+    """Legacy streams: all refused."""
+    good = state()
+    made = {
+        "no-keys": legacy(good, keys=(), values=[]), "keys-fewer": legacy(good, keys=("0", "1", "2")),
+        "keys-more": legacy(good, keys=("0", "1", "2", "3", "4")), "keys-twice": legacy(good, keys=("0", "1", "2", "2")),
+        "keys-numbers": legacy(good, keys=(0, 1, 2, 3)), "keys-dict": legacy(good, keys=pickle.dumps({"0": 1}, 2)),
+        "keys-none": legacy(good, keys=pickle.dumps(None, 2)), "keys-missing": legacy(good, keys=b"", values=[]),
+        "count-1e9": legacy(good, counts=[4, 4, 4, 10**9]), "count-1e12": legacy(good, counts=[10**12, 4, 4, 4]),
+        "count-huge": legacy(good, counts=[4, 4, 4, (1 << 64) - 1]), "count-zero": legacy(good, counts=[0, 4, 4, 4]),
+        "declared-1e9": legacy(state(running_var=tensor("3", count=10**9)), counts=[4, 4, 4, 10**9]),
+        "protocol": legacy(good, protocol=1000), "protocol-text": legacy(good, protocol="1001"), "magic-only": legacy(b"", (), [])[:16],
+        "old-view": legacy(state(running_var=text("x") + pickle.BINPERSID)), "constructor": legacy(state(running_var=b"ctorch\nFloatTensor\n(K\4tR"), ("0", "1", "2"), floats()[:3]) + b"",
+        "unknown-type": legacy(state(running_var=tensor("3", storage="torch.NopeStorage"))),
+        "deep": legacy(pickle.PROTO + b"\2" + pickle.EMPTY_LIST * 3_000_000), "number": legacy(pickle.dumps(3, 2), keys=("0",), values=[b"1234"]),
+    }  # fmt: skip
+    made.pop("constructor")  # an unknown call is no tensor: the layer is merely not seen
+    return {f"legacy-{name}": raw for name, raw in made.items()}
+
+
+def tensors() -> dict[str, bytes]:
+    """Safetensors headers: all refused."""
+    data, good = b"".join(floats()), good_header()
+    first, last = f"{LAYER}.weight", f"{LAYER}.running_var"
+
+    def with_(**lie: object) -> bytes:
+        return safetensors(good | {last: good[last] | lie}, data)
+
+    raw = json.dumps(good).encode()
+    made = {
+        "length-huge": safetensors(good, data, 1 << 62), "length-100m": safetensors(good, data, 100_000_001),
+        "length-beyond": safetensors(good, data, 99_999), "length-short": safetensors(good, data, 20), "length-zero": safetensors(b"", data),
+        "no-json": safetensors(b"{nope}", data), "list": safetensors(b"[]", data), "number": safetensors(b"{1:2}", data),
+        "not-utf8": safetensors(b'{"\xff": 1}', data), "bom": safetensors(b"\xef\xbb\xbf" + raw, data), "nan": safetensors(raw.replace(b"48", b"NaN"), data),
+        "hole": with_(data_offsets=[52, 68]), "overlap": with_(data_offsets=[40, 56]), "reversed": with_(data_offsets=[64, 48]),
+        "negative": with_(data_offsets=[-16, 0]), "beyond": with_(data_offsets=[48, 1 << 60]), "offsets-three": with_(data_offsets=[48, 64, 64]),
+        "offsets-text": with_(data_offsets=["48", "64"]), "trailing": safetensors(good, data + b"x"), "short": safetensors(good, data[:-1]),
+        "shape-negative": with_(shape=[-4]), "shape-wrong": with_(shape=[5]), "shape-overflow": with_(shape=[1 << 62, 1 << 62]), "shape-huge": with_(shape=[1 << 70]),
+        "shape-float": with_(shape=[4.5]), "shape-text": with_(shape="4"), "shape-100k": with_(shape=[1] * 100_000), "shape-none": with_(shape=None),
+        "dtype-unknown": with_(dtype="F33"), "dtype-number": with_(dtype=32), "dtype-wrong": with_(dtype="F64"), "dtype-bomb": with_(dtype="X" * 15_000),
+        "missing-dtype": safetensors({first: {"shape": [4], "data_offsets": [0, 16]}}, data[:16]),
+        "twice": safetensors(raw[:-1] + b"," + json.dumps({last: entry(48, 64)})[1:].encode(), data),
+        "twice-escaped": safetensors(raw[:-1] + b"," + json.dumps({last: entry(48, 64)})[1:].encode().replace(b"layer1", b"\\u006cayer1"), data),
+        "twice-field": safetensors(raw.replace(b'"dtype"', b'"dtype": "F32", "dtype"', 1), data),
+        "metadata-number": safetensors({"__metadata__": {"a": 1}} | good, data), "metadata-list": safetensors({"__metadata__": []} | good, data),
+        "nested": safetensors(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", data), "entries": safetensors(b'{"a":{},' * 3_000_000, data),
+        "nested-entry": safetensors(b'{"a":' * 200_000 + b"}" * 200_000, data), "digits": safetensors(raw.replace(b"48", b"4" * 100_000), data),
+    }  # fmt: skip
+    return {f"safetensors-{name}": raw for name, raw in made.items()}
+
+
+def indices() -> dict[str, bytes]:
+    """Indices of sharded models: all refused."""
+    keys = [f"{LAYER}.{field}" for field in FIELDS]
+
+    def index(shard: object) -> bytes:
+        return json.dumps({"metadata": {}, "weight_map": dict.fromkeys(keys, shard)}).encode()
+
+    made = {
+        "traversal": index("../../etc/passwd"), "absolute": index("/etc/passwd"), "backslash": index("..\\x"), "drive": index("c:x"),
+        "empty": index(""), "dot": index(".."), "nul": index("a\0b"), "missing": index("nowhere.safetensors"), "escape": index("\x1b[2Jx"),
+        "number": index(3), "none": b"{}", "list": b'{"weight_map": []}', "self": index("index.json"), "long": index("x" * 5000),
+        "nested": b'{"weight_map":' * 100_000, "cut": index("a")[:-3], "surrogate": b'{"weight_map": {"x.running_mean": "\\ud800"}}',
+        "many": json.dumps({"weight_map": {f"l{k}.running_mean": f"s{k}" for k in range(5000)}}).encode(),
+    }  # fmt: skip
+    return {f"index-{name}": raw for name, raw in made.items()}
+
+
+def _weight(index: int, **lie: object) -> dict[str, object]:
+    meta = {
+        "dtype": 7,
+        "sizes": [{"as_int": CHANNELS}],
+        "strides": [{"as_int": 1}],
+        "storage_offset": {"as_int": 0},
+        "layout": 7,
+    }
+    weight = {
+        "path_name": f"weight_{index}",
+        "is_param": True,
+        "use_pickle": False,
+        "tensor_meta": meta | lie.pop("meta", {}),
+    }
+    return weight | lie
+
+
+def export(model: bytes | None = None, **lie: object) -> bytes:
+    """A torch.export archive of one layer; ``lie`` changes its last weight."""
+    config = {f"{LAYER}.{field}": _weight(k, **(lie if k == 3 else {})) for k, field in enumerate(FIELDS)}
+    graph = {"graph_module": {"graph": {"nodes": []}, "signature": {"input_specs": []}}}
+    parts = [
+        ("m/models/model.json", json.dumps(graph).encode() if model is None else model),
+        ("m/byteorder", b"little"),
+    ]
+    parts.append(("m/data/weights/model_weights_config.json", json.dumps({"config": config}).encode()))
+    return archive([*parts, *((f"m/data/weights/weight_{k}", raw) for k, raw in enumerate(floats()))])
+
+
+def exports() -> dict[str, bytes]:
+    """torch.export archives: all refused."""
+    made = {
+        "use-pickle": export(use_pickle=True), "sparse": export(meta={"layout": 1}), "no-record": export(path_name="weight_9"),
+        "escape": export(path_name="../../models/model.json"), "size": export(meta={"sizes": [{"as_int": 5}]}),
+        "negative": export(meta={"sizes": [{"as_int": -4}]}), "stride": export(meta={"strides": [{"as_int": 9}]}),
+        "offset": export(meta={"storage_offset": {"as_int": 1}}), "symbolic": export(meta={"sizes": [{"as_expr": "s0"}]}),
+        "dims": export(meta={"strides": []}), "number": export(use_pickle=3), "cut": export(b'{"graph_module": '), "nested": export(b"[" * 100_000),
+        "empty": export(b"{}"), "text": export(b"nope"), "stride-0": export(meta={"sizes": [{"as_int": 10**12}], "strides": [{"as_int": 0}]}),
+        "node": export(json.dumps({"graph_module": {"graph": {"nodes": [{"target": "torch.ops.aten.batch_norm.default", "inputs": 3, "metadata": {}}]}, "signature": {"input_specs": []}}}).encode()),
+    }  # fmt: skip
+    made.pop("size")  # both buffers must agree, so it is no layer; nothing is refused
+    made.pop("negative")
+    made.pop("stride-0")
+    return {f"export-{name}": raw for name, raw in made.items()}
+
+
+def cuts() -> dict[str, bytes]:
+    """Honest files cut short at every boundary and beside it: all refused."""
+    made = {}
+    for kind, raw, marks in (
+        ("zip", GOOD, [b"PK\3\4", b"PK\1\2", b"PK\5\6"]),
+        ("legacy", legacy(state()), [b"\x80\2", b"X", b"\4\0\0\0\0\0\0\0"]),
+        ("safetensors", good_safetensors(), [b'{"', b"}", floats()[1]]),
+    ):
+        places = {1, 8, len(raw) - 1}
+        for mark in marks:
+            place = raw.find(mark)
+            while place >= 0 and len(places) < 60:
+                places |= {place, place + 1, place + len(mark)} - {0, len(raw)}
+                place = raw.find(mark, place + 1)
+        made |= {f"cut-{kind}-{place}": raw[:place] for place in places}
+    return made | {"cut-empty": b""}
+
+
+def others() -> dict[str, bytes]:
+    """Other kinds of file: all refused."""
+    tar = bytes(257) + b"ustar" + bytes(1000)
+    return {
+        "other-text": b"hello, world\n" * 100, "other-json": b'{"a": 1}', "other-pickle": pickle.dumps({"a": 1}), "other-tar": b"x" + tar[1:],
+        "other-zeros": bytes(5000), "other-elf": b"\x7fELF" + bytes(500), "other-onnx": b"\x08\x07\x12\x07pytorch" + bytes(90),
+        "other-hdf5": b"\x89HDF\r\n\x1a\n" + bytes(90), "other-npy": b"\x93NUMPY\1\0" + bytes(90), "other-one-byte": b"\x80",
+        "other-number": b"\x80\2" + number(1), "other-brace": b"{", "other-eight": bytes(8) + b"{",
+    }  # fmt: skip

@@ -1,0 +1,55 @@
+"""All hostile files by name, and what is expected of each: ``refuse``, ``read`` (the honest layer in it), or ``either``."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from hostile import containers, pickles
+
+_EITHER = ("code-dropped", "graph-huge-key")
+
+
+def files(canary: str) -> Iterator[tuple[str, bytes, str]]:
+    """Name, bytes and expectation of every file; code in them would create ``canary``."""
+    groups = (
+        (pickles.code(canary), "read"), (pickles.storages(), "refuse"),
+        (pickles.shapes_of_graph(), "read"), (pickles.names(), "read"), (containers.zips(), "refuse"),
+        (containers.legacies(), "refuse"), (containers.tensors(), "refuse"), (containers.indices(), "refuse"),
+        (containers.exports(), "refuse"), (containers.cuts(), "refuse"), (containers.others(), "refuse"),
+        (pickles.bombs(), "refuse"),
+    )  # fmt: skip
+    for group, expected in groups:
+        for name, raw in group.items():
+            yield name, raw, "either" if name in _EITHER else expected
+    for name, raw in pickles.kinds().items():
+        yield f"kind-{name}", raw, name.partition("-")[0]
+
+
+def places(folder: Path) -> dict[str, str]:
+    """Paths that are no readable regular file: all refused."""
+    made = {
+        "folder": folder / "folder", "pipe": folder / "pipe", "zero": Path("/dev/zero"), "null": Path("/dev/null"),
+        "nowhere": folder / "nowhere", "loop": folder / "loop-a", "below-file": folder / "file" / "x", "to-folder": folder / "link",
+        "to-nowhere": folder / "dangling", "socket": folder / "socket", "long": folder / ("x" * 5000), "tty": Path("/dev/tty"),
+        "unreadable": folder / "unreadable", "sparse": folder / "sparse",
+    }  # fmt: skip
+    made["folder"].mkdir()
+    os.mkfifo(made["pipe"])
+    (folder / "loop-a").symlink_to(folder / "loop-b")
+    (folder / "loop-b").symlink_to(folder / "loop-a")
+    (folder / "file").write_bytes(b"x")
+    made["to-folder"].symlink_to(made["folder"])
+    made["to-nowhere"].symlink_to(made["nowhere"])
+    os.mknod(made["socket"], stat.S_IFSOCK | 0o600)
+    made["unreadable"].write_bytes(containers.GOOD)
+    made["unreadable"].chmod(0)
+    with made["sparse"].open("wb") as file:
+        file.write(b"PK\3\4")
+        file.truncate(1 << 40)
+    return {f"place-{name}": str(path) for name, path in made.items()} | {
+        "place-nul": f"{folder}/a\0b",
+        "place-empty": "",
+    }
