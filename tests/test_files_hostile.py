@@ -15,7 +15,6 @@ from hostile.names import NAMES
 
 from bninspect.errors import SourceError
 from bninspect.models import _files
-from bninspect.models._files import opened
 
 HERE = Path(__file__).parent
 CASES = [name for name, _, _ in corpus.files("canary")]
@@ -93,7 +92,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path, monkeypatch):
             os.truncate(path, 40)
         return real(handle, count)
 
-    monkeypatch.setattr(opened.os, "read", shrinking)
+    monkeypatch.setattr(os, "read", shrinking)
     for turn in range(1, 5):  # noqa: B007 - read by the function above
         path.write_bytes(build.checkpoint(build.state()))
         reads = 0
@@ -111,7 +110,7 @@ def test_a_read_that_fails_is_refused(tmp_path, monkeypatch, kind):
     path = tmp_path / "file"
     path.write_bytes(raw)
     real, calls = os.read, []
-    monkeypatch.setattr(opened.os, "read", lambda *asked: calls.append(1) or real(*asked))
+    monkeypatch.setattr(os, "read", lambda *asked: calls.append(1) or real(*asked))
     assert len(_files.read(str(path)).layers) == 1
     for turn in range(len(calls)):
         left = iter([True] * turn)
@@ -121,7 +120,7 @@ def test_a_read_that_fails_is_refused(tmp_path, monkeypatch, kind):
                 return real(*asked)
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(opened.os, "read", failing)
+        monkeypatch.setattr(os, "read", failing)
         with pytest.raises(SourceError, match="Input/output error"):
             _files.read(str(path))
 

@@ -1,6 +1,6 @@
 """Bytes of checkpoints, assembled opcode by opcode, so that each can lie in exactly one place."""
 
-# ruff: noqa: E501 - one case, one line
+# ruff: noqa: E501, PLR0917 - one case, one line; a builder takes what a case may lie about
 
 from __future__ import annotations
 

@@ -1,13 +1,17 @@
-"""All hostile files by name, and what is expected of each: ``refuse``, ``read`` (the honest layer in it), or ``either``."""
+"""All hostile files by name, and what is expected: ``refuse``, ``read`` (the honest layer in it), or ``either``."""
+# ruff: noqa: E501 - one case, one line
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hostile import containers, pickles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _EITHER = ("code-dropped", "graph-huge-key")
 

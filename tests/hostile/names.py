@@ -1,4 +1,4 @@
-"""Names that would steer a terminal, a browser, a spreadsheet or a markup language that took them for more than names."""
+"""Names that would steer a terminal, a browser, a spreadsheet or a markup language that took them for more."""
 
 NAMES = {
     "escape": "\x1b[2K\rOK: model is healthy\x1b[8m",

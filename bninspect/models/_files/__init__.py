@@ -61,9 +61,9 @@ def read(path: str) -> StoredFile:
             layers = Layers(found.layers)
             values = layers.read()
     except Refused as refusal:
-        raise SourceError(f"cannot read {printable(path)!r}: {refusal}") from None
+        raise SourceError(f"cannot read '{printable(path)}': {refusal}") from None
     except (MemoryError, RecursionError):
-        raise SourceError(f"cannot read {printable(path)!r}: it asks for more memory than there is") from None
+        raise SourceError(f"cannot read '{printable(path)}': it asks for more memory than there is") from None
     notes = (*layers.notes, *found.notes)
     return StoredFile(layers=values, kind=found.kind, evidence=found.evidence, notes=notes)
 

@@ -115,9 +115,9 @@ class Layers:
         if sum(len(found.section) + len(found.name) for found in self.found) > limits.NAME_CHARACTERS:
             raise Refused("its layers' names are longer than those of any honest file")
         if len(sections) <= 1:
-            self.notes += [f"found under {printable(section)!r}" for section in sections if section]
+            self.notes += [f"found under '{printable(section)}'" for section in sections if section]
             return [found.name for found in self.found]
-        shown = ", ".join(repr(printable(section)) for section in list(sections)[:4])
+        shown = ", ".join(f"'{printable(section)}'" for section in list(sections)[:4])
         more = f" and {len(sections) - 4} more" if len(sections) > 4 else ""
         self.notes.append(
             f"{len(sections)} sets of layers side by side, under {shown}{more}: each path begins with its set's name"

@@ -112,7 +112,7 @@ def _sharded(path: str, file: Opened, open_file: Callable[[str], Opened]) -> Con
         try:
             return _shard(open_file(name))
         except Refused as refusal:
-            raise Refused(f"of its shard {printable(name)!r}: {refusal}") from None
+            raise Refused(f"of its shard '{printable(name)}': {refusal}") from None
 
     places = shards_of(file)
     layers = read_shards(path, places, open_shard)

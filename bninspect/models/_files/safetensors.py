@@ -93,7 +93,7 @@ class SafetensorsFile:
             raise Refused("its header gives a tensor a shape or a place that is no count")
         count = math.prod(entry.shape)
         if count * _bits(entry.dtype) != (end - begin) * 8:
-            raise Refused(f"its header says otherwise about the size of {printable(name, 60)!r} than its shape does")
+            raise Refused(f"its header says otherwise about the size of '{printable(name, 60)}' than its shape does")
         dtype = _DTYPES.get(entry.dtype, entry.dtype)
         shape = tuple(entry.shape)
         self.records[name] = Record(start + begin, end - begin, None)
@@ -141,7 +141,7 @@ def _bits(dtype: str) -> int:
         return SIZES[_DTYPES[dtype]] * 8
     if dtype in _SMALLER_THAN_A_BYTE:
         return _SMALLER_THAN_A_BYTE[dtype]
-    raise Refused(f"its header names a type of element that is not known: {printable(dtype, 30)!r}")
+    raise Refused(f"its header names a type of element that is not known: '{printable(dtype, 30)}'")
 
 
 def _refuse_gaps(places: list[tuple[int, int]], size: int) -> None:

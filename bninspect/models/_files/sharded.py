@@ -42,7 +42,7 @@ def shards_of(file: Opened) -> dict[str, str]:
         raise Refused(f"its index names more than {limits.SHARDS:,} files")
     for name in names:
         if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
-            raise Refused(f"its index names a file outside of its folder: {printable(name, 60)!r}")
+            raise Refused(f"its index names a file outside of its folder: '{printable(name, 60)}'")
     fields = ("running_mean", "running_var")
     prefixes = {key.rpartition(".")[0] for key in index.weight_map if key.rpartition(".")[2] in fields}
     return {key: name for key, name in index.weight_map.items() if key.rpartition(".")[0] in prefixes}
@@ -57,7 +57,7 @@ def read_shards(path: str, places: dict[str, str], open_shard: Callable[[str], S
     for key, name in places.items():
         container, held = shards[name]
         if key not in held:
-            raise Refused(f"its index names a tensor that {printable(name, 60)!r} does not hold")
+            raise Refused(f"its index names a tensor that '{printable(name, 60)}' does not hold")
         tensors[key], containers[key] = held[key], container
     groups = grouped(tensors.items())
     return [
