@@ -141,6 +141,25 @@ def checkpoint(data: bytes, values: list[bytes] | None = None, **lies: object) -
     return archive(records(data, values), **lies)
 
 
+def many_layers(layers: int) -> bytes:
+    """A checkpoint of many one-channel layers on one storage, spelled as torch.save spells it (which takes half a minute)."""
+    words = (
+        named("torch._utils._rebuild_tensor_v2"), text("storage"), named("torch.FloatStorage"), text("cpu"),
+        named("collections.OrderedDict"), text("0"),
+    )  # fmt: skip
+    body = [word + pickle.BINPUT + bytes([k]) + pickle.POP for k, word in enumerate(words)]
+    body.append(pickle.EMPTY_DICT + pickle.MARK)
+    count, field = len(FIELDS) * layers, [f".{field}" for field in FIELDS]
+    for k in range(count):
+        puts = [pickle.LONG_BINPUT + struct.pack("<I", 7 * k + put + 6) for put in range(7)]
+        body += [
+            text(f"l.{k // 4}{field[k % 4]}"), puts[0], b"h\0((h\1h\2h\5h\3J", struct.pack("<I", count), b"t", puts[1], b"QJ",
+            struct.pack("<I", k), b"K\1\x85", puts[2], b"K\1\x85", puts[3], b"\x89h\4)R", puts[4], b"t", puts[5], b"R", puts[6],
+        ]  # fmt: skip
+    body.append(pickle.SETITEMS)
+    return checkpoint(finished(b"".join(body)), [np.arange(count, dtype="<f4").tobytes()])
+
+
 def legacy(data: bytes, keys=("0", "1", "2", "3"), values=None, counts=None, magic=None, protocol=1001) -> bytes:
     """A legacy stream; by default honest."""
     values = floats() if values is None else values

@@ -39,12 +39,22 @@ _NUMPY = {
 SIZES = {name: np.dtype(code).itemsize for name, code in _NUMPY.items()}
 FLOATS = frozenset(name for name in _NUMPY if name.startswith(("float", "bfloat")))
 COUNTS = frozenset(name for name in _NUMPY if name.startswith(("int", "uint")))
-_EIGHTS = {  # mantissa bits, exponent bias, and which codes are not finite
+_EIGHTS = {  # mantissa bits and exponent bias
     "float8_e4m3fn": (3, 7),
     "float8_e5m2": (2, 15),
     "float8_e4m3fnuz": (3, 8),
     "float8_e5m2fnuz": (2, 16),
+    "float8_e8m0fnu": (0, 127),
 }
+_NANS = {  # the codes that are no number, and the bits that torch gives them as float32
+    "float8_e4m3fn": {127: 0x7FF00000, 255: 0xFFF00000},
+    "float8_e5m2": {
+        125: 0x7FE00000, 126: 0x7FC00000, 127: 0x7FE00000, 253: 0xFFE00000, 254: 0xFFC00000, 255: 0xFFE00000,
+    },
+    "float8_e4m3fnuz": {128: 0x7F800001},
+    "float8_e5m2fnuz": {128: 0x7F800001},
+    "float8_e8m0fnu": {255: 0x7F800001},
+}  # fmt: skip
 
 
 @cache
@@ -68,21 +78,18 @@ def decoded(raw: npt.NDArray[np.generic], name: str) -> Vector:
 def _eights(name: str) -> npt.NDArray[np.float32]:
     """The value of each of the 256 codes of an eight-bit type (Open Compute Project's OFP8, MX and variants)."""
     codes = np.arange(256)
-    if name == "float8_e8m0fnu":
-        values = np.ldexp(1.0, codes - 127)
-        values[255] = np.nan
-        return np.asarray(values, np.float32)
     mantissa_bits, bias = _EIGHTS[name]
-    mantissa = codes & ((1 << mantissa_bits) - 1)
-    exponent = (codes & 0x7F) >> mantissa_bits
-    normal = (mantissa + (1 << mantissa_bits)) * (exponent > 0) + mantissa * (exponent == 0)
-    values = np.ldexp(normal.astype(np.float64), np.maximum(exponent, 1) - bias - mantissa_bits)
-    values[codes >= 128] *= -1.0
-    if name.endswith("uz"):
-        values[128] = np.nan
-    elif name == "float8_e4m3fn":
-        values[[127, 255]] = np.nan
-    else:
-        values[124], values[252] = np.inf, -np.inf
-        values[[125, 126, 127, 253, 254, 255]] = np.nan
-    return np.asarray(values, np.float32)
+    if mantissa_bits:
+        mantissa = codes & ((1 << mantissa_bits) - 1)
+        exponent = (codes & 0x7F) >> mantissa_bits
+        digits = np.where(exponent > 0, mantissa + (1 << mantissa_bits), mantissa).astype(np.float64)
+        values = np.ldexp(digits, np.maximum(exponent, 1) - bias - mantissa_bits)
+        values[codes >= 128] *= -1.0
+    else:  # a scale: no sign, no mantissa, no zero
+        values = np.ldexp(1.0, codes - bias)
+    if name == "float8_e5m2":
+        values[[124, 252]] = np.inf, -np.inf
+    table = np.where(np.isin(codes, list(_NANS[name])), 0.0, values).astype(np.float32)
+    for code, bits in _NANS[name].items():
+        table.view(np.uint32)[code] = bits
+    return table
