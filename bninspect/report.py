@@ -77,10 +77,10 @@ class SummaryLayer(Struct, frozen=True, kw_only=True):
     output_shape: Shapes
     trainable: Trainable | None
     num_parameters: int
-    num_trainable_parameters: int
+    num_trainable_parameters: int | None
     num_buffer_elements: int
-    training: bool
-    call_index: int
+    training: bool | None
+    call_index: int | None
     is_batchnorm: bool
     weight_size: Shape | None = None
     bias_size: Shape | None = None
@@ -103,17 +103,20 @@ class LayerRef(Struct, frozen=True, kw_only=True):
 
 
 class SummaryTotals(Struct, frozen=True, kw_only=True):
-    """Totals over the whole model; each parameter and buffer is counted once, however often it is shared."""
+    """Totals over the whole model; each parameter and buffer is counted once, however often it is shared.
 
-    num_parameters: int
-    num_trainable_parameters: int
+    Of a stored file only the figures of BatchNorm are known.
+    """
+
+    num_parameters: int | None
+    num_trainable_parameters: int | None
     num_batchnorm_parameters: int
-    num_buffer_elements: int
+    num_buffer_elements: int | None
     num_batchnorm_buffer_elements: int
-    num_layer_calls: int
+    num_layer_calls: int | None
     num_batchnorm: int
-    num_batchnorm_train: int
-    num_batchnorm_eval: int
+    num_batchnorm_train: int | None
+    num_batchnorm_eval: int | None
 
 
 class SummaryReport(Struct, frozen=True, kw_only=True):

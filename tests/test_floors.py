@@ -17,7 +17,7 @@ OUTSIDE = {
     "floor 0": {"msgspec", "numpy"},
     "layers": {"numpy"},
     "torch-bearing": {"torch", "numpy"},
-    "models": {"torch", "torchvision", "msgspec"},
+    "models": {"torch", "torchvision", "msgspec", "numpy"},
     "batches": {"torch", "torchvision", "numpy", "safetensors", "msgspec"},
     "rules": set(),
     "render": {"numpy", "msgspec"},

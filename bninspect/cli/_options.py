@@ -113,6 +113,11 @@ def find_model(text: str, weights: str | None, model_args: tuple[str, ...]) -> M
     return found
 
 
+def is_stored(model: Model | None) -> bool:
+    """Whether a model is a file's stored values, which cannot be run."""
+    return model is not None and model.evidence != "module"
+
+
 def find_batch(text: str, **options: Any) -> Batch:
     """The batch that SOURCE names."""
     from bninspect import batches

@@ -17,12 +17,13 @@ Examples:
   bninspect stats resnet18 --batch batch.pt
   bninspect stats nets.py:model --batch images.npy --batch-size 32 --live
   bninspect stats resnet18 --batch batch.pt --channels --sort z --top 20
+  bninspect stats best.pt
 """
 
 
 @click.command(epilog=EPILOG)
 @click.argument("model", required=False)
-@click.option("--batch", required=True, metavar="SOURCE", help="batch.pt, .npy, .npz, .safetensors, or random.")
+@click.option("--batch", metavar="SOURCE", help="batch.pt, .npy, .npz, .safetensors, or random.")
 @click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input.")
 @click.option("--batch-size", type=click.IntRange(1), help="Split into pieces of this many images; random: how many.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random batches and random weights.")
@@ -41,11 +42,12 @@ Examples:
 )
 @options.model_options
 @options.output_options("bninspect.stats")
-def stats(model: str | None, batch: str, fmt: str, output: str | None, color: str, **settings: Any) -> None:
+def stats(model: str | None, batch: str | None, fmt: str, output: str | None, color: str, **settings: Any) -> None:
     """Exact statistics of what a batch does in every BatchNorm layer of MODEL.
 
     Without MODEL the batch goes to a fresh BatchNorm layer of its own channel count. Nothing is updated: the model is
-    left as it was found. The columns are explained in the README.
+    left as it was found. The columns are explained in the README. Where MODEL is a file, its stored values are shown:
+    no batch is needed, and nothing in the file is run.
     """
     from bninspect.inspection._arrange import arrange
 
@@ -54,13 +56,29 @@ def stats(model: str | None, batch: str, fmt: str, output: str | None, color: st
     emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
 
 
-def _measure(model: str | None, batch: str, settings: dict[str, Any]) -> Any:
+def _measure(model: str | None, batch: str | None, settings: dict[str, Any]) -> Any:
+    found = options.find_model(model, settings["weights"], settings["model_args"]) if model else None
+    if options.is_stored(found):
+        return _stored(found, batch, settings)
+    if batch is None:
+        raise click.UsageError("stats needs a batch: add --batch SOURCE (a file's stored values need none)")
+    return _live(found, batch, settings)
+
+
+def _stored(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:
+    from bninspect.inspection import _stored as stored
+
+    if batch is not None:
+        raise click.UsageError(f"--batch is for a model that can run, and {found.name} is a file: leave it out")
+    return stored.stats(found.layers, options.source_of(found), found.notes, layer=settings["layer"])
+
+
+def _live(found: Any, batch: str, settings: dict[str, Any]) -> Any:
     import msgspec
 
     import bninspect
     from bninspect.cli._live import watching
 
-    found = options.find_model(model, settings["weights"], settings["model_args"]) if model else None
     given = options.find_batch(
         batch,
         key=settings["key"],

@@ -16,6 +16,7 @@ Examples:
   bninspect summary nets.py:make --input 3,224,224 --model-arg width=64
   bninspect summary raft_large --input 3,256,256 --input 3,256,256
   bninspect summary resnet18 --input 3,418,418 --all-layers --format ordereddict
+  bninspect summary best.pt
 """
 
 
@@ -48,7 +49,8 @@ def summary(
     """Shapes, sizes and settings of every BatchNorm layer of MODEL.
 
     MODEL is a torchvision name (resnet18), or your own: package.module:callable or nets.py:callable, an nn.Module or
-    what makes one. Shapes are found without memory or arithmetic where the model allows it.
+    what makes one. Shapes are found without memory or arithmetic where the model allows it. MODEL may also be a file
+    (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed, and nothing in it is run.
     """
     found = options.find_model(model, weights, model_args)
     options.say(verbose, f"{found.kind} model {found.name}")
@@ -59,6 +61,16 @@ def summary(
 def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[str, Any]) -> Any:
     import bninspect
 
+    if options.is_stored(found):
+        return _stored(found, shapes)
     if not shapes:
         raise click.UsageError("summary needs the shape of an input: add --input C,H,W, such as --input 3,224,224")
     return bninspect.summary(found.build, shapes, source=options.source_of(found), **settings)
+
+
+def _stored(found: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    from bninspect.inspection import _stored as stored
+
+    if shapes:
+        raise click.UsageError(f"--input is for a model that can run, and {found.name} is a file: leave it out")
+    return stored.summary(found.layers, options.source_of(found), found.notes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bninspect.render._view import Column, Table, View, flag, number, shape, versions
 
 if TYPE_CHECKING:
-    from bninspect.report import LayerRef, SummaryLayer, SummaryReport
+    from bninspect.report import LayerRef, SummaryLayer, SummaryReport, SummaryTotals
 
 _COLUMNS = (
     Column("layer", "left"),
@@ -67,17 +67,29 @@ def _row(layer: SummaryLayer) -> tuple[str, ...]:
 
 def _totals(report: SummaryReport) -> tuple[str, ...]:
     totals = report.totals
+    if totals.num_parameters is None:
+        return _stored_totals(totals)
     share = 100 * totals.num_batchnorm_parameters / totals.num_parameters if totals.num_parameters else 0
     lines = [
         f"Parameters: {totals.num_parameters:,}, of them trainable {totals.num_trainable_parameters:,}, "
         f"of BatchNorm {totals.num_batchnorm_parameters:,} ({share:.2f} %)",
         f"Buffer elements: {totals.num_buffer_elements:,}, of BatchNorm {totals.num_batchnorm_buffer_elements:,}",
         f"BatchNorm layers: {totals.num_batchnorm:,} ({totals.num_batchnorm_train:,} in train mode, "
-        f"{totals.num_batchnorm_eval:,} in eval mode)",
+        f"{totals.num_batchnorm_eval:,} in eval mode), among {totals.num_layer_calls:,} layer calls",
     ]
-    if report.execution != "stored":
-        lines[-1] += f", among {totals.num_layer_calls:,} layer calls"
     return tuple(lines)
+
+
+def _stored_totals(totals: SummaryTotals) -> tuple[str, ...]:
+    """Of a file, which holds more than its BatchNorm layers but is not read any further."""
+    modes = "modes unknown"
+    if totals.num_batchnorm_train is not None:
+        modes = f"{totals.num_batchnorm_train:,} in train mode, {totals.num_batchnorm_eval:,} in eval mode"
+    return (
+        f"Parameters of BatchNorm: {totals.num_batchnorm_parameters:,}",
+        f"Buffer elements of BatchNorm: {totals.num_batchnorm_buffer_elements:,}",
+        f"BatchNorm layers: {totals.num_batchnorm:,} ({modes})",
+    )
 
 
 def _apart(report: SummaryReport) -> tuple[str, ...]:
