@@ -65,13 +65,22 @@ def output_options(schema: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--weights`` and ``--model-arg``."""
+    """``--weights``, ``--checkpoint``, ``--strict`` and ``--model-arg``."""
     command = click.option(
         "--model-arg",
         "model_args",
         metavar="NAME=VALUE",
         multiple=True,
         help="An argument for the function that builds the model; repeatable.",
+    )(command)
+    command = click.option(
+        "--strict/--no-strict",
+        default=True,
+        show_default=True,
+        help="Refuse a --checkpoint whose keys or shapes are not the model's; or load what fits.",
+    )(command)
+    command = click.option(
+        "--checkpoint", metavar="FILE", help="Fill MODEL with the values of a file; nothing in it is run."
     )(command)
     return click.option(
         "--weights", metavar="NAME", help="Trained weights of a torchvision model: DEFAULT, IMAGENET1K_V1 ..."
@@ -98,8 +107,15 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def find_model(text: str, weights: str | None, model_args: tuple[str, ...]) -> Model:
-    """The model that MODEL names."""
+def find_model(
+    text: str,
+    weights: str | None,
+    model_args: tuple[str, ...],
+    *,
+    checkpoint: str | None = None,
+    strict: bool = True,
+) -> Model:
+    """The model that MODEL names, with the values of ``--checkpoint`` if one was given."""
     from bninspect import models
 
     source, value = models.find(text, _plugins.plugins("models"))
@@ -110,7 +126,26 @@ def find_model(text: str, weights: str | None, model_args: tuple[str, ...]) -> M
             raise InputError(f"--model-arg {pair!r} is not of the form name=value")
         arguments[name] = argument
     found: Model = source.load(value, models.ModelOptions(weights=weights, arguments=arguments))
-    return found
+    return found if checkpoint is None else _filled(found, checkpoint, weights, strict=strict)
+
+
+def _filled(model: Model, path: str, weights: str | None, *, strict: bool) -> Model:
+    from bninspect.models import LiveModel
+    from bninspect.models.checkpoint import with_values
+
+    if not isinstance(model, LiveModel):
+        raise click.UsageError(f"--checkpoint fills a model that can run, and {model.name} is a file")
+    if weights:
+        raise click.UsageError("--weights and --checkpoint both fill the model: give one of them")
+    return with_values(model, path, strict=strict)
+
+
+def with_remarks(report: Any, model: Model) -> Any:
+    """The report with what was found out about the model while it was built."""
+    import msgspec
+
+    remarks = getattr(model, "remarks", ())
+    return msgspec.structs.replace(report, notes=(*report.notes, *dict.fromkeys(remarks)))
 
 
 def is_stored(model: Model | None) -> bool:

@@ -57,12 +57,17 @@ def stats(model: str | None, batch: str | None, fmt: str, output: str | None, co
 
 
 def _measure(model: str | None, batch: str | None, settings: dict[str, Any]) -> Any:
-    found = options.find_model(model, settings["weights"], settings["model_args"]) if model else None
+    found = _find(model, settings) if model else None
     if options.is_stored(found):
         return _stored(found, batch, settings)
     if batch is None:
         raise click.UsageError("stats needs a batch: add --batch SOURCE (a file's stored values need none)")
     return _live(found, batch, settings)
+
+
+def _find(model: str, settings: dict[str, Any]) -> Any:
+    names = ("weights", "model_args", "checkpoint", "strict")
+    return options.find_model(model, **{name: settings[name] for name in names})
 
 
 def _stored(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:
@@ -101,7 +106,9 @@ def _live(found: Any, batch: str, settings: dict[str, Any]) -> Any:
             source=options.source_of(found, given),
             on_piece=on_piece,
         )
-    return msgspec.structs.replace(report, notes=(*report.notes, *(found.notes if found else ())))
+    if not found:
+        return report
+    return options.with_remarks(msgspec.structs.replace(report, notes=(*report.notes, *found.notes)), found)
 
 
 def _build(found: Any, seed: int) -> Any:

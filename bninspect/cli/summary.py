@@ -44,6 +44,8 @@ def summary(
     verbose: bool,
     weights: str | None,
     model_args: tuple[str, ...],
+    checkpoint: str | None,
+    strict: bool,
     **settings: Any,
 ) -> None:
     """Shapes, sizes and settings of every BatchNorm layer of MODEL.
@@ -52,7 +54,7 @@ def summary(
     what makes one. Shapes are found without memory or arithmetic where the model allows it. MODEL may also be a file
     (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed, and nothing in it is run.
     """
-    found = options.find_model(model, weights, model_args)
+    found = options.find_model(model, weights, model_args, checkpoint=checkpoint, strict=strict)
     options.say(verbose, f"{found.kind} model {found.name}")
     report = _summarise(found, shapes, settings)
     emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
@@ -65,7 +67,8 @@ def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[s
         return _stored(found, shapes)
     if not shapes:
         raise click.UsageError("summary needs the shape of an input: add --input C,H,W, such as --input 3,224,224")
-    return bninspect.summary(found.build, shapes, source=options.source_of(found), **settings)
+    report = bninspect.summary(found.build, shapes, source=options.source_of(found), **settings)
+    return options.with_remarks(report, found)
 
 
 def _stored(found: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:

@@ -25,13 +25,17 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that can be built and run: ``build()`` makes it, with random or with trained weights."""
+    """A model that can be built and run: ``build()`` makes it, with random or with trained weights.
+
+    ``remarks`` are notes that are only known once it was built.
+    """
 
     name: str
     kind: str
     build: Callable[[], nn.Module]
     weights: str | None = None
     notes: tuple[str, ...] = ()
+    remarks: list[str] = []
     evidence: Literal["module"] = "module"
 
 

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bninspect.errors import SourceError
-from bninspect.models import ModelOptions, StoredModel
+from bninspect.models import LiveModel, ModelOptions, StoredModel
 from bninspect.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
     from bninspect.layers import BatchNormLayer
 
 SCHEME = "file"
@@ -43,6 +47,71 @@ def load(value: str, options: ModelOptions) -> StoredModel:
     layers = tuple(map(_encodable, found.layers))
     notes = found.notes if layers else (f"{shown} holds no BatchNorm layer with running statistics", *found.notes)
     return StoredModel(name=_text(value), kind=found.kind, layers=layers, notes=notes, evidence=found.evidence)
+
+
+def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveModel:
+    """The model with the values of a file: its ``build()`` makes it and then fills it.
+
+    Args:
+        model: says what the layers are.
+        path: a file of any kind that :func:`load` takes; none of it is run.
+        strict: refuse where keys are missing, unexpected or of another shape; else fill what fits, and remark the rest.
+
+    Raises:
+        SourceError: from ``build()``, where the file cannot be read, or does not fit.
+    """
+    remarks = list(model.remarks)
+
+    def build() -> nn.Module:
+        net = model.build()
+        remarks.extend(_fill(net, model.name, path, strict=strict))
+        return net
+
+    return LiveModel(name=model.name, kind=model.kind, build=build, weights=_text(path), remarks=remarks)
+
+
+def _fill(net: nn.Module, name: str, path: str, *, strict: bool) -> list[str]:
+    import torch
+
+    from bninspect.models._files import read_state
+
+    own = net.state_dict()
+    found = read_state(path, own.keys())
+    values = {key: torch.from_numpy(value) for key, value in found.values.items() if _has_shape(own[key], value.shape)}
+    faults = _faults(own, {key: tuple(value.shape) for key, value in found.values.items()}, found.unexpected)
+    if faults and (strict or not values):
+        raise SourceError(
+            f"{printable(path)} does not fit {printable(name)}: {'; '.join(faults)}"
+            + (" (--no-strict loads what fits)" if strict and values else "")
+        )
+    if real := {
+        key: value for key, value in values.items() if not own[key].is_meta
+    }:  # on meta, shapes are all there is
+        net.load_state_dict(real, strict=False)
+    place = [f"values of {printable(path)} found {found.place}"] if found.place else []
+    return [*place, *(f"of {printable(path)} not loaded: {fault}" for fault in faults)]
+
+
+def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    from torch.nn.parameter import is_lazy
+
+    return is_lazy(tensor) or tuple(tensor.shape) == shape
+
+
+def _faults(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], unexpected: tuple[str, ...]) -> list[str]:
+    """What does not fit, in words: missing, unexpected and mis-shaped keys; old files hold no batch counters."""
+    missing = [key for key in own if key not in shapes and not key.endswith("num_batches_tracked")]
+    other = [
+        f"{key} {list(shapes[key])} for {list(own[key].shape)}"
+        for key in own
+        if key in shapes and not _has_shape(own[key], shapes[key])
+    ]
+    named = (("missing", missing), ("unexpected", list(unexpected)), ("of another shape", other))
+    return [f"{len(keys)} {what} ({_few(keys)})" for what, keys in named if keys]
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(printable(key, 60) for key in keys[:4]) + (", ..." if len(keys) > 4 else "")
 
 
 def _encodable(layer: BatchNormLayer) -> BatchNormLayer:

@@ -18,11 +18,13 @@ from bninspect.report import Struct
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from bninspect.layers import BatchNormLayer
+    from bninspect.models._files.opened import Opened
+    from bninspect.models._files.whole import StoredState
 
-__all__ = ["StoredFile", "read"]
+__all__ = ["StoredFile", "read", "read_state"]
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):
@@ -55,17 +57,40 @@ def read(path: str) -> StoredFile:
     """
     from bninspect.models._files.kinds import contents
 
+    with _reading(path) as open_file:
+        found = contents(path, open_file)
+        layers = Layers(found.layers)
+        values = layers.read()
+    notes = (*layers.notes, *found.notes)
+    return StoredFile(layers=values, kind=found.kind, evidence=found.evidence, notes=notes)
+
+
+def read_state(path: str, keys: Collection[str]) -> StoredState:
+    """All values of the file's state dict that fits ``keys``, a model's own, best; nothing is executed or imported.
+
+    Args:
+        path: a file of any kind that :func:`read` takes.
+        keys: of the model's state dict.
+
+    Raises:
+        SourceError: as for :func:`read`.
+    """
+    from bninspect.models._files.whole import read_whole
+
+    with _reading(path) as open_file:
+        return read_whole(path, open_file, keys)
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[Callable[[str], Opened]]:
+    """A way to open files, which are closed afterwards; refusals are worded here."""
     try:
         with contextlib.ExitStack() as stack, _without_collections():
-            found = contents(path, lambda name: stack.enter_context(opened(name)))
-            layers = Layers(found.layers)
-            values = layers.read()
+            yield lambda name: stack.enter_context(opened(name))
     except Refused as refusal:
         raise SourceError(f"cannot read '{printable(path)}': {refusal}") from None
     except (MemoryError, RecursionError):
         raise SourceError(f"cannot read '{printable(path)}': it asks for more memory than there is") from None
-    notes = (*layers.notes, *found.notes)
-    return StoredFile(layers=values, kind=found.kind, evidence=found.evidence, notes=notes)
 
 
 @contextlib.contextmanager

@@ -66,9 +66,9 @@ class LegacyStorages:
         return self.records[storage.key]
 
 
-def read_zip(archive: Archive, root: bytes) -> tuple[str, Walk]:
+def read_zip(archive: Archive, root: bytes, *, everything: bool = False) -> tuple[str, Walk]:
     """The layers of a zip archive that has a ``data.pkl``."""
-    walk = Walk(ZipStorages(archive, root))
+    walk = Walk(ZipStorages(archive, root), everything=everything)
     walk.run(_top(archive, root))
     if root + b"constants.pkl" in archive.names:
         return "TorchScript archive", walk
@@ -93,7 +93,7 @@ def _top(archive: Archive, root: bytes) -> object:
         raise Refused("its pickle is cut short") from error
 
 
-def read_legacy(file: Opened) -> tuple[str, Walk]:
+def read_legacy(file: Opened, *, everything: bool = False) -> tuple[str, Walk]:
     """The layers of a legacy stream: three short pickles, the object, the list of storages, then their bytes."""
     size = min(file.size, _FIRST_LOOK)
     while True:
@@ -104,7 +104,7 @@ def read_legacy(file: Opened) -> tuple[str, Walk]:
             if size >= min(file.size, limits.PICKLE_BYTES):
                 raise Refused("its pickle is cut short") from error
             size = min(file.size, size * 8, limits.PICKLE_BYTES)
-    walk = Walk(LegacyStorages(file, _legacy_records(file, end, keys, storages)))
+    walk = Walk(LegacyStorages(file, _legacy_records(file, end, keys, storages)), everything=everything)
     walk.run(top)
     return "pickled module" if walk.modules else "legacy checkpoint", walk
 

@@ -5,6 +5,7 @@ The graph's BatchNorm nodes say what a state dict cannot: eps, momentum, mode an
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -131,8 +132,10 @@ class ExportedStorages:
         return self.root + _WEIGHTS + storage.key.encode("utf-8", "surrogatepass")
 
 
-def read_exported(archive: Archive, root: bytes) -> list[Found]:
-    """The layers of a torch.export archive.
+def read_exported(
+    archive: Archive, root: bytes, *, everything: bool = False
+) -> tuple[list[Found], dict[str, Tensor | Odd], ExportedStorages]:
+    """The layers of a torch.export archive, its tensors (those of BatchNorm's names, or every one), and their holder.
 
     Raises:
         Refused: its JSON is not as torch.export writes it.
@@ -141,7 +144,8 @@ def read_exported(archive: Archive, root: bytes) -> list[Found]:
     try:
         weights = _decode(archive, root + _WEIGHTS + b"model_weights_config.json", _Weights).config
         nodes = dict(_batchnorms(_decode(archive, root + b"models/model.json", _Program).graph_module))
-        groups = by_layer(_tensors(weights))
+        tensors = dict(_tensors(weights, everything=everything))
+        groups = by_layer(tensors.items())
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refused("its JSON is not what torch.export writes") from error
     found = []
@@ -150,16 +154,16 @@ def read_exported(archive: Archive, root: bytes) -> list[Found]:
         if tracked or path in nodes:
             kind, attributes = nodes.get(path, (UNKNOWN_KIND, {}))
             found.append(Found("", path, group, container, kind=kind, attributes=attributes))
-    return found
+    return found, tensors, container
 
 
 def _decode(archive: Archive, name: bytes, kind: type[Any]) -> Any:
     return msgspec.json.decode(archive.read(name, limits.JSON_BYTES), type=kind)
 
 
-def _tensors(weights: dict[str, _Weight]) -> Iterator[tuple[str, Tensor | Odd]]:
+def _tensors(weights: dict[str, _Weight], *, everything: bool) -> Iterator[tuple[str, Tensor | Odd]]:
     for name, weight in weights.items():
-        if name.rpartition(".")[2] in FIELDS:
+        if everything or name.rpartition(".")[2] in FIELDS:
             yield name, _tensor(weight)
 
 
@@ -173,7 +177,7 @@ def _tensor(weight: _Weight) -> Tensor | Odd:
     shape, strides = (tuple(size.as_int for size in sizes) for sizes in (meta.sizes, meta.strides))
     if any(size < 0 for size in (*shape, *strides, meta.storage_offset.as_int)) or len(shape) != len(strides):
         raise Refused("its list of weights gives a tensor a shape, a stride or an offset that is no count")
-    storage = Storage("untyped", weight.path_name, max(shape, default=1) * SIZES.get(dtype, 1))
+    storage = Storage("untyped", weight.path_name, math.prod(shape) * SIZES.get(dtype, 1))
     return Tensor(storage, dtype, meta.storage_offset.as_int, shape, strides)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bninspect.models._files.values import Container
     from bninspect.models._files.walk import Walk
 
+    State = tuple[dict[str, Tensor | Odd], Container | dict[str, Container]]
+
 _STATE_DICT = "a state dict holds no eps, momentum or class; InstanceNorm with running statistics would look the same"
 _TAR_AT = 257
 _MANY = 3
@@ -31,10 +33,11 @@ class Contents:
         self.layers = layers
         self.notes = notes
         self.evidence: Literal["tensors", "graph"] = "tensors"
+        self.states: dict[str, State] = {}
 
 
-def contents(path: str, open_file: Callable[[str], Opened]) -> Contents:
-    """What the file at ``path`` holds.
+def contents(path: str, open_file: Callable[[str], Opened], *, everything: bool = False) -> Contents:
+    """What the file at ``path`` holds: its BatchNorm layers, and where ``everything`` is asked for its state dicts.
 
     Raises:
         Refused: it is of no kind that is known, or damaged.
@@ -42,13 +45,13 @@ def contents(path: str, open_file: Callable[[str], Opened]) -> Contents:
     file = open_file(path)
     head = file.read(0, min(file.size, _TAR_AT + 5))
     if head.startswith(b"PK\x03\x04"):
-        return _zip(Archive(file))
+        return _zip(Archive(file), everything=everything)
     if head.startswith(LEGACY_MAGIC):
-        return _pickled(*read_legacy(file))
+        return _pickled(*read_legacy(file, everything=everything))
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= limits.HEADER_BYTES:
         return _safetensors(file)
     if head.lstrip()[:1] == b"{":
-        return _sharded(path, file, open_file)
+        return _sharded(path, file, open_file, everything=everything)
     raise Refused(_unknown(head))
 
 
@@ -62,7 +65,7 @@ def _unknown(head: bytes) -> str:
     return "it is no checkpoint, safetensors, torch.export or TorchScript file"
 
 
-def _zip(archive: Archive) -> Contents:
+def _zip(archive: Archive, *, everything: bool) -> Contents:
     pickles = [name for name in archive.names if name.endswith(b"/data.pkl") and name.count(b"/") == 1]
     graphs = [name for name in archive.names if name.endswith(b"/models/model.json") and name.count(b"/") == 2]
     if len(pickles) + len(graphs) != 1:
@@ -70,10 +73,12 @@ def _zip(archive: Archive) -> Contents:
     if graphs:
         from bninspect.models._files.exported import read_exported
 
-        found = Contents("torch.export archive", read_exported(archive, graphs[0][: -len(b"models/model.json")]))
-        found.evidence = "graph"
+        root = graphs[0][: -len(b"models/model.json")]
+        layers, tensors, container = read_exported(archive, root, everything=everything)
+        found = Contents("torch.export archive", layers)
+        found.evidence, found.states = "graph", {"": (tensors, container)}
     else:
-        found = _pickled(*read_zip(archive, pickles[0][: -len(b"data.pkl")]))
+        found = _pickled(*read_zip(archive, pickles[0][: -len(b"data.pkl")], everything=everything))
     if archive.without_checksums:
         found.notes += ("the file was written without checksums: damage would not be noticed",)
     return found
@@ -93,7 +98,9 @@ def _pickled(kind: str, walk: Walk) -> Contents:
         )
     if walk.too_deep:
         notes.append(f"containers nested deeper than {limits.DEPTH} were not looked into")
-    return Contents(kind, walk.found, tuple(notes))
+    found = Contents(kind, walk.found, tuple(notes))
+    found.states = {section: (state, walk.container) for section, state in (walk.states or {}).items()}
+    return found
 
 
 def _safetensors(file: Opened) -> Contents:
@@ -102,11 +109,13 @@ def _safetensors(file: Opened) -> Contents:
     held = SafetensorsFile(file)
     groups = grouped(held.tensors.items())
     layers = [Found("", prefix, group, held) for prefix, group in groups.items() if is_batchnorm(group)]
-    return Contents("safetensors", layers, (_STATE_DICT,) if layers else ())
+    found = Contents("safetensors", layers, (_STATE_DICT,) if layers else ())
+    found.states = {"": (dict(held.tensors), held)}
+    return found
 
 
-def _sharded(path: str, file: Opened, open_file: Callable[[str], Opened]) -> Contents:
-    from bninspect.models._files.sharded import read_shards, shards_of
+def _sharded(path: str, file: Opened, open_file: Callable[[str], Opened], *, everything: bool) -> Contents:
+    from bninspect.models._files.sharded import layers_of, read_shards, shards_of
 
     def open_shard(name: str) -> tuple[Container, dict[str, Tensor | Odd]]:
         try:
@@ -114,9 +123,11 @@ def _sharded(path: str, file: Opened, open_file: Callable[[str], Opened]) -> Con
         except Refused as refusal:
             raise Refused(f"of its shard '{printable(name)}': {refusal}") from None
 
-    places = shards_of(file)
-    layers = read_shards(path, places, open_shard)
-    return Contents("sharded checkpoint", layers, (_STATE_DICT,) if layers else ())
+    tensors, containers = read_shards(path, shards_of(file, everything=everything), open_shard)
+    layers = layers_of(tensors, containers)
+    found = Contents("sharded checkpoint", layers, (_STATE_DICT,) if layers else ())
+    found.states = {"": (tensors, containers)}
+    return found
 
 
 def _shard(file: Opened) -> tuple[Container, dict[str, Tensor | Odd]]:

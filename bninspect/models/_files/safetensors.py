@@ -97,7 +97,11 @@ class SafetensorsFile:
         dtype = _DTYPES.get(entry.dtype, entry.dtype)
         shape = tuple(entry.shape)
         self.records[name] = Record(start + begin, end - begin, None)
-        self.tensors[name] = Tensor(Storage(dtype, name, count), dtype, 0, shape, (1,) * len(shape))
+        self.tensors[name] = Tensor(Storage(dtype, name, count), dtype, 0, shape, _contiguous(shape))
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def header_size(file: Opened) -> int:

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from bninspect.models._files.values import Container
 
     Shard = tuple[Container, dict[str, Tensor | Odd]]
+    Shards = tuple[dict[str, Tensor | Odd], dict[str, Container]]
 
 
 class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def shards_of(file: Opened) -> dict[str, str]:
-    """Which file each tensor of the index is in, for the tensors of BatchNorm layers.
+def shards_of(file: Opened, *, everything: bool = False) -> dict[str, str]:
+    """Which file each tensor of the index is in: those of BatchNorm layers, or every one.
 
     Raises:
         Refused: it is no shard index, or names files outside of its folder.
@@ -43,13 +44,15 @@ def shards_of(file: Opened) -> dict[str, str]:
     for name in names:
         if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
             raise Refused(f"its index names a file outside of its folder: '{printable(name, 60)}'")
+    if everything:
+        return index.weight_map
     fields = ("running_mean", "running_var")
     prefixes = {key.rpartition(".")[0] for key in index.weight_map if key.rpartition(".")[2] in fields}
     return {key: name for key, name in index.weight_map.items() if key.rpartition(".")[0] in prefixes}
 
 
-def read_shards(path: str, places: dict[str, str], open_shard: Callable[[str], Shard]) -> list[Found]:
-    """The layers whose tensors ``places`` names, from the shards beside the index at ``path``."""
+def read_shards(path: str, places: dict[str, str], open_shard: Callable[[str], Shard]) -> Shards:
+    """The tensors that ``places`` names, and what holds each, from the shards beside the index at ``path``."""
     folder = Path(path).parent
     shards = {name: open_shard(str(folder / name)) for name in sorted(set(places.values()))}
     tensors: dict[str, Tensor | Odd] = {}
@@ -59,6 +62,11 @@ def read_shards(path: str, places: dict[str, str], open_shard: Callable[[str], S
         if key not in held:
             raise Refused(f"its index names a tensor that '{printable(name, 60)}' does not hold")
         tensors[key], containers[key] = held[key], container
+    return tensors, containers
+
+
+def layers_of(tensors: dict[str, Tensor | Odd], containers: dict[str, Container]) -> list[Found]:
+    """The BatchNorm layers among them; one layer's tensors may be in several shards."""
     groups = grouped(tensors.items())
     return [
         Found("", prefix, group, {field: containers[f"{prefix}.{field}".lstrip(".")] for field in group})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -47,21 +48,25 @@ class Wanted:
         self.vector: Vector | None = None
 
 
-def fill(wanted: Iterable[Wanted]) -> bool:
+def fill(wanted: Iterable[Wanted], elements: int = limits.ELEMENTS) -> bool:
     """Read every wanted vector; whether every byte was held against a checksum where the file has one.
+
+    Args:
+        wanted: what to read; tensors of several dimensions are read as well, with their whole record.
+        elements: the most that all of them together may hold.
 
     Raises:
         Refused: a record is missing, damaged, or not as long as the file says.
     """
     order = sorted(wanted, key=_position)
-    _refuse_excess(order)
+    _refuse_excess(order, elements)
     complete = True
     budget = limits.CHECKED_BYTES
     for group in _by_storage(order):
         record = _record(group[0])
         for one in group:
             _refuse_outside(one.tensor, record)
-        if record.size <= limits.WHOLE_RECORD:
+        if record.size <= limits.WHOLE_RECORD or any(len(one.tensor.shape) > 1 for one in group):
             _cut_all(group, record)
         else:
             fits = record.size <= budget
@@ -87,15 +92,15 @@ def _by_storage(order: list[Wanted]) -> Iterator[list[Wanted]]:
         yield group
 
 
-def _refuse_excess(order: list[Wanted]) -> None:
+def _refuse_excess(order: list[Wanted], elements: int) -> None:
     shown = sum(_length(one.tensor) for one in order)
     held = sum(group[0].tensor.storage.count for group in _by_storage(order))
-    if shown > 4 * held + limits.FREE_ELEMENTS or shown > limits.ELEMENTS:
-        raise Refused("its BatchNorm layers show far more values than it stores")
+    if shown > 4 * held + limits.FREE_ELEMENTS or shown > elements:
+        raise Refused("its tensors show far more values than it stores")
 
 
 def _length(tensor: Tensor) -> int:
-    return tensor.shape[0] if tensor.shape else 1
+    return math.prod(tensor.shape)
 
 
 def _record(one: Wanted) -> Record:
@@ -108,9 +113,8 @@ def _record(one: Wanted) -> Record:
 
 
 def _refuse_outside(tensor: Tensor, record: Record) -> None:
-    length = _length(tensor)
-    stride = tensor.strides[0] if tensor.strides else 1
-    last = tensor.offset + (length - 1) * stride if length else -1
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    last = tensor.offset + reach if _length(tensor) else -1
     if (last + 1) * SIZES[tensor.dtype] > record.size:
         raise Refused("a tensor reaches beyond its storage")
 
@@ -159,6 +163,12 @@ def _in_parts(file: Opened, record: Record, one: Wanted) -> npt.NDArray[np.gener
 def _window(raw: bytes, tensor: Tensor, *, big_endian: bool) -> npt.NDArray[np.generic]:
     flat = np.frombuffer(raw, stored(tensor.dtype, big_endian), len(raw) // SIZES[tensor.dtype])
     length, offset = _length(tensor), tensor.offset
+    if len(tensor.shape) > 1:
+        if not length:
+            return np.empty(tensor.shape, flat.dtype)
+        steps = zip(tensor.shape, tensor.strides, strict=True)
+        strides = [stride * flat.itemsize if size > 1 else 0 for size, stride in steps]
+        return np.lib.stride_tricks.as_strided(flat[offset:], tensor.shape, strides, writeable=False)
     stride = tensor.strides[0] if tensor.strides else 1
     if stride == 0:
         return np.repeat(flat[offset : offset + 1], length)

@@ -49,9 +49,10 @@ class Place:
 class Walk:
     """One walk over one pickle's result; ``found`` and the counters are what it saw."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, *, everything: bool = False) -> None:
         self.container = container
         self.found: list[Found] = []
+        self.states: dict[str, dict[str, Tensor | Odd]] | None = {} if everything else None
         self.modules = 0
         self.instance_norms = 0
         self.untracked: list[str] = []
@@ -92,6 +93,8 @@ class Walk:
     def _mapping(self, flat: list[Any], metadata: object, place: Place) -> Iterator[tuple[object, Place]]:
         tensors = [(key, value) for key, value in _pairs(flat) if isinstance(value, Tensor | Odd)]
         groups = grouped(tensors)
+        if self.states is not None and tensors:
+            self.states.setdefault(".".join(filter(None, place.names())), {}).update(tensors)
         for prefix, group in groups.items():
             if is_batchnorm(group):
                 self._add(prefix, group, place)
@@ -124,9 +127,20 @@ class Walk:
         if "_buffers" not in state:
             own = state
         self._own_layer(node, {k: v for k, v in own.items() if k in FIELDS}, state, place)
+        if self.states is not None:
+            self._keep(own, _names(state.get("_non_persistent_buffers_set")), place)
         for name, value in state.items():
             pairs = _pairs(_flat(value)) if name in _TRANSPARENT else iter(((name, value),))
             yield from _children(pairs, place, root=not is_module)
+
+    def _keep(self, own: dict[str, Any], without: list[Any], place: Place) -> None:
+        """Take a module's own tensors into the state dict that the whole module would give."""
+        assert self.states is not None
+        section, name = place.names()
+        state = self.states.setdefault(section, {})
+        for field, value in own.items():
+            if isinstance(value, Tensor | Odd) and field not in without:
+                state[f"{name}.{field}" if name else field] = value
 
     def _own_layer(self, node: Call, own: dict[str, Any], state: dict[str, Any], place: Place) -> None:
         kind = node.func.name.rpartition(".")[2] if node.func else UNKNOWN_KIND
@@ -199,6 +213,13 @@ def _ordered(node: Call) -> list[Any] | None:
         return None
     pairs = node.args[0] if node.args and isinstance(node.args[0], list) else []
     return [part for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2 for part in pair]
+
+
+def _names(node: object) -> list[Any]:
+    """The members of a set."""
+    if isinstance(node, Call) and node.args and isinstance(node.args[0], list):
+        return [name for name in node.args[0] if isinstance(name, str)]
+    return [name for name in node if isinstance(name, str)] if isinstance(node, list) else []
 
 
 def _state(state: object) -> dict[str, Any]:
