@@ -104,7 +104,7 @@ def test_a_hostile_name_is_shown_as_text(tmp_path, capsys, command, fmt, kind):
     [
         (("summary", "net.pt", "--input", "3,5,5"), "leave it out"),
         (("stats", "net.pt", "--batch", "x.pt"), "leave it out"),
-        (("stats", "resnet18"), "needs a batch"),
+        (("stats", "resnet18"), "Missing option"),
         (("stats", "net.pt", "--layer", "conv*"), "matches 'conv*'"),
         (("stats", "net.pt", "--weights", "DEFAULT"), "do not apply"),
         (("stats", "nowhere.pt"), "there is no such file"),

@@ -61,7 +61,7 @@ def _measure(model: str | None, batch: str | None, settings: dict[str, Any]) -> 
     if options.is_stored(found):
         return _stored(found, batch, settings)
     if batch is None:
-        raise click.UsageError("stats needs a batch: add --batch SOURCE (a file's stored values need none)")
+        raise click.UsageError("Missing option '--batch': only a file's stored values need none")
     return _live(found, batch, settings)
 
 
