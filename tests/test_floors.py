@@ -18,7 +18,7 @@ OUTSIDE = {
     "layers": {"numpy"},
     "torch-bearing": {"torch", "numpy"},
     "models": {"torch", "torchvision", "msgspec", "numpy"},
-    "batches": {"torch", "torchvision", "numpy", "safetensors", "msgspec"},
+    "batches": {"torch", "torchvision", "numpy", "safetensors", "msgspec", "PIL"},
     "rules": set(),
     "render": {"numpy", "msgspec"},
     "inspection": {"torch", "numpy", "msgspec"},

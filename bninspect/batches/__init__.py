@@ -20,6 +20,9 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     dtypes: tuple[str, ...] = ("float32",)
     size: int | None = None
     seed: int = 0
+    transforms: str | None = None
+    workers: int = 0
+    max_batches: int | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,5 +50,6 @@ def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:
         if source.accepts(text):
             return source, text
     raise SourceError(
-        f"{text!r} is no batch: give a file (.pt, .npy, .npz, .safetensors), or random with --input C,H,W"
+        f"{text!r} is no batch: give a file (.pt, .npy, .npz, .safetensors), an image or a folder of images, "
+        "package.module:loader, data.py:loader, or random with --input C,H,W"
     )

@@ -17,15 +17,22 @@ Examples:
   bninspect stats resnet18 --batch batch.pt
   bninspect stats nets.py:model --batch images.npy --batch-size 32 --live
   bninspect stats resnet18 --batch batch.pt --channels --sort z --top 20
+  bninspect stats resnet50 --weights DEFAULT --batch photos/ --workers 4
+  bninspect stats nets.py:model --batch data.py:loader --max-batches 20
   bninspect stats best.pt
 """
 
 
 @click.command(epilog=EPILOG)
 @click.argument("model", required=False)
-@click.option("--batch", metavar="SOURCE", help="batch.pt, .npy, .npz, .safetensors, or random.")
+@click.option("--batch", metavar="SOURCE", help="A file (.pt, .npy, .npz, .safetensors), images, loader, or random.")
 @click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input.")
 @click.option("--batch-size", type=click.IntRange(1), help="Split into pieces of this many images; random: how many.")
+@click.option(
+    "--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default those of --weights."
+)
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
+@click.option("--max-batches", type=click.IntRange(1), metavar="K", help="Stop a loader or a folder after K pieces.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random batches and random weights.")
 @options.input_options
 @click.option("--layer", metavar="GLOB", help="Only layers whose path matches, such as 'layer4.*'.")
@@ -91,6 +98,9 @@ def _live(found: Any, batch: str, settings: dict[str, Any]) -> Any:
         dtypes=settings["dtypes"],
         size=settings["batch_size"],
         seed=settings["seed"],
+        transforms=settings["transforms"] or _trained_transforms(found, settings),
+        workers=settings["workers"],
+        max_batches=settings["max_batches"],
     )
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
     built = _build(found, settings["seed"])
@@ -111,6 +121,11 @@ def _live(found: Any, batch: str, settings: dict[str, Any]) -> Any:
     return options.with_remarks(msgspec.structs.replace(report, notes=(*report.notes, *found.notes)), found)
 
 
+def _trained_transforms(found: Any, settings: dict[str, Any]) -> str | None:
+    """The name of the torchvision weights that were asked for, whose transforms then fit."""
+    return found.weights if found and settings["weights"] and found.kind == "torchvision" else None
+
+
 def _build(found: Any, seed: int) -> Any:
     """The model, with random weights (where it has no others) that are the same every time."""
     if found is None:
@@ -128,4 +143,4 @@ def _wants_values(found: Any, given: Any, asked: bool | None) -> bool:  # noqa: 
         return False
     if asked is not None:
         return asked
-    return not isinstance(given.data, list) and given.data.numel() <= SMALL
+    return hasattr(given.data, "numel") and given.data.numel() <= SMALL
