@@ -40,7 +40,8 @@ class Source(Struct, frozen=True, kw_only=True):
     """Where the model and the batch came from, in the user's own words.
 
     ``evidence`` tells what could be looked at: ``module`` (a live model), or ``tensors`` (stored values alone).
-    ``synthetic`` is true where the batch was made up.
+    ``synthetic`` is true where the batch was made up. ``batch_sha256`` is of the tensors' dtypes, shapes and bytes,
+    however they were split into pieces; it is found where a report is to be compared.
     """
 
     model: str | None = None
@@ -52,6 +53,7 @@ class Source(Struct, frozen=True, kw_only=True):
     batch_element: str | None = None
     batch_shape: Shapes = None
     synthetic: bool = False
+    batch_sha256: str | None = None
 
 
 class FunctionalCall(Struct, frozen=True, kw_only=True):
@@ -240,7 +242,8 @@ class StatsReport(Struct, frozen=True, kw_only=True):
     """What :func:`bninspect.stats` returns.
 
     ``values`` is the normalised output of a batch that was given without a model, where it was asked for. ``sorted_by``
-    names the field that layers, or channels, were ordered and chosen by.
+    names the field that layers, or channels, were ordered and chosen by. ``vectors`` is set in a stored report alone:
+    the SHA-256 of the ``.safetensors`` file beside it, which holds the channels.
     """
 
     schema: Literal["bninspect.stats"] = "bninspect.stats"
@@ -254,7 +257,71 @@ class StatsReport(Struct, frozen=True, kw_only=True):
     functional_calls: tuple[FunctionalCall, ...] = ()
     sorted_by: str | None = None
     values: npt.NDArray[np.float64] | None = None
+    vectors: str | None = None
     notes: tuple[str, ...] = ()
 
 
-Report = SummaryReport | StatsReport
+class Tolerance(Struct, frozen=True, kw_only=True):
+    """How far figures may be apart; whole numbers, names, shapes and settings are compared exactly.
+
+    Attributes:
+        mean: for means, in standard deviations of their channel; for weight and bias, in root mean squares of the
+            layer's weight; for shares, as they are.
+        var: for variances, relative to ``var + eps``.
+    """
+
+    mean: float
+    var: float
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """One thing that differs between ``a``, the earlier report, and ``b``, the later one.
+
+    Attributes:
+        what: ``added``, ``removed`` and ``renamed`` are of layers (or of a report's other entries, which ``field``
+            names); ``setting`` is compared exactly; ``figure`` is a figure of a layer; ``channels`` a vector of it.
+        path: of the layer, by its name in ``b`` (where removed, in ``a``); empty: the model as a whole.
+        field: what of it differs, by its name in the report.
+        a: the earlier value; of a vector, that of the channel that moved most.
+        b: the later one.
+        distance: how far they are apart, in ``unit``; ``None`` where one of them is NaN or infinite.
+        unit: ``std`` standard deviations of the channel; ``ratio`` the quotient b / a of variances with eps added;
+            ``rms`` root mean squares of the layer's weight; ``of var`` parts of the variance; ``share`` as it is.
+        num_channels: how many channels moved; ``num_features`` of so many.
+        channel: the one that moved most.
+    """
+
+    what: Literal["added", "removed", "renamed", "setting", "figure", "channels"]
+    path: str
+    field: str | None = None
+    a: Any = None
+    b: Any = None
+    distance: float | None = None
+    unit: Literal["std", "ratio", "rms", "of var", "share"] | None = None
+    num_channels: int | None = None
+    num_features: int | None = None
+    channel: int | None = None
+
+
+class DiffReport(Struct, frozen=True, kw_only=True):
+    """What :func:`bninspect.diff` returns; ``equal`` is true where nothing differs beyond the tolerance.
+
+    ``statistics_only`` has the layers whose weight and bias are equal while their running statistics differ: ranks that
+    were not synchronised, a copy that a moving average keeps, or statistics that were estimated again.
+    """
+
+    schema: Literal["bninspect.diff"] = "bninspect.diff"
+    schema_version: int = 1
+    tool: Tool
+    a: Source
+    b: Source
+    compared: str
+    tolerance: Tolerance
+    equal: bool
+    num_layers: int
+    differences: tuple[Difference, ...] = ()
+    statistics_only: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Report = SummaryReport | StatsReport | DiffReport

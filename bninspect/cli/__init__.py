@@ -11,6 +11,8 @@ import click
 
 from bninspect import __version__
 from bninspect.cli._output import ClosedPipeError, silence
+from bninspect.cli.diff import diff
+from bninspect.cli.schema import schema
 from bninspect.cli.stats import stats
 from bninspect.cli.summary import summary
 from bninspect.errors import BNInspectError
@@ -25,6 +27,8 @@ def cli() -> None:
 
 cli.add_command(summary)
 cli.add_command(stats)
+cli.add_command(diff)
+cli.add_command(schema)
 
 
 def main() -> NoReturn:
@@ -35,7 +39,7 @@ def main() -> NoReturn:
 def run(arguments: list[str]) -> int:  # noqa: PLR0911  # one per way to end
     """Run the command line and give its exit code; errors are worded here, once."""
     try:
-        code = cli.main(arguments, prog_name="bninspect", standalone_mode=False)
+        code = cli.main(arguments, prog_name="bninspect", standalone_mode=False, obj=arguments)
     except click.ClickException as error:
         error.show()
         return 2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bninspect.batches import Batch
+    from bninspect.inspection._kept import Kept
     from bninspect.models import Model
     from bninspect.report import Source
 
@@ -105,6 +110,60 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         help="Shape of an input without the batch dimension; repeatable, for models of several inputs.",
     )(command)
+
+
+tolerance_option = click.option(
+    "--tolerance",
+    default="default",
+    show_default=True,
+    metavar="strict|default|loose|MEAN,VAR",
+    help="How far means (in standard deviations) and variances (relative) may be apart: default is 1e-3,1e-2.",
+)
+
+
+def snapshot_options(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--snapshot``, ``--update`` and ``--tolerance``; the command gets ``kept``, the opened snapshot, or ``None``."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def opened(*, snapshot: str | None, update: bool, tolerance: str, **settings: Any) -> Any:
+            kept = _open_snapshot(snapshot, schema, update=update, tolerance=tolerance, settings=settings)
+            return command(kept=kept, **settings)
+
+        for option in (
+            tolerance_option,
+            click.option("--update", is_flag=True, help="Write the snapshot where it is missing or differs."),
+            click.option("--snapshot", metavar="FILE", help="Compare with a stored report; exit 1 on a difference."),
+        ):
+            opened = option(opened)
+        return opened
+
+    return decorate
+
+
+def _open_snapshot(
+    path: str | None, schema: str, *, update: bool, tolerance: str, settings: dict[str, Any]
+) -> Kept | None:
+    """The snapshot, read before any work is done."""
+    if path is None:
+        if update:
+            raise click.UsageError("--update writes a snapshot: say which by --snapshot FILE")
+        return None
+    known = _plugins.formats("bninspect.diff")
+    if settings["fmt"] not in known:
+        raise click.UsageError(f"--snapshot prints differences, as {', '.join(known)}; not as {settings['fmt']}")
+    if settings["output"] is not None and Path(settings["output"]).absolute() == Path(path).absolute():
+        raise click.UsageError("--output and --snapshot are the same file: the snapshot is written by --update")
+    from bninspect.inspection._kept import Kept
+
+    how = f"write it with: bninspect {shlex.join(_arguments())} --update"
+    return Kept(Path(path), schema, update=update, tolerance=tolerance, how=how)
+
+
+def _arguments() -> list[str]:
+    """The command line as it was typed."""
+    typed = click.get_current_context().find_root().obj
+    return list(typed) if isinstance(typed, list) else sys.argv[1:]
 
 
 def find_model(

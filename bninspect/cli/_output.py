@@ -6,15 +6,19 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from bninspect.errors import BNInspectError
 from bninspect.text import printable
+from bninspect.writing import write
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from bninspect.inspection._kept import Kept
 
 
 class ClosedPipeError(Exception):
@@ -24,9 +28,21 @@ class ClosedPipeError(Exception):
 def emit(report: Any, renderer: ModuleType, *, output: str | None, color: str) -> None:
     """Render a report and write it to ``output`` or to standard output."""
     if output is not None and output != "-":
-        write_file(Path(output), renderer.render(report, color=False, width=None))
+        write(Path(output), renderer.render(report, color=False, width=None))
         return
     _write(renderer.render(report, color=wants_color(color, sys.stdout), width=terminal_width()))
+
+
+def conclude(report: Any, kept: Kept, renderer: ModuleType, *, output: str | None, color: str, vectors: bool) -> int:
+    """Hold a report against its snapshot, write what differs, and give the exit code: 1 where anything does."""
+    outcome = kept.settle(report, vectors=vectors)
+    if outcome.report is not None:
+        emit(outcome.report, renderer, output=output, color=color)
+    if kept.update:
+        state = "was written" if outcome.written else "was left as it is: nothing differs beyond the tolerance"
+        click.echo(f"{printable(str(kept.path))} {state}", err=True)
+        return 0
+    return 0 if outcome.report is None or outcome.report.equal else 1
 
 
 def wants_color(color: str, stream: Any) -> bool:
@@ -63,34 +79,3 @@ def silence() -> None:
     """Let Python's own flush at exit go nowhere, instead of complaining about a pipe that is closed."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write beside the target, flush to the disk, and put it in place at once; the old file is intact until then.
-
-    Raises:
-        BNInspectError: the folder does not exist or cannot be written, or the disk is full.
-    """
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise BNInspectError(f"{printable(str(path))} cannot be written: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bninspect import _plugins
 from bninspect.cli import _options as options
-from bninspect.cli._output import emit
+from bninspect.cli._output import conclude, emit
+
+if TYPE_CHECKING:
+    from bninspect.inspection._kept import Kept
 
 SMALL = 64  # so many values are printed without being asked for
 EPILOG = """\b
@@ -20,6 +23,7 @@ Examples:
   bninspect stats resnet50 --weights DEFAULT --batch photos/ --workers 4
   bninspect stats nets.py:model --batch data.py:loader --max-batches 20
   bninspect stats best.pt
+  bninspect stats resnet18 --batch batch.pt --snapshot bn.json --update
 """
 
 
@@ -49,7 +53,17 @@ Examples:
 )
 @options.model_options
 @options.output_options("bninspect.stats")
-def stats(model: str | None, batch: str | None, fmt: str, output: str | None, color: str, **settings: Any) -> None:
+@options.snapshot_options("bninspect.stats")
+def stats(
+    model: str | None,
+    batch: str | None,
+    fmt: str,
+    *,
+    output: str | None,
+    color: str,
+    kept: Kept | None,
+    **settings: Any,
+) -> int:
     """Exact statistics of what a batch does in every BatchNorm layer of MODEL.
 
     Without MODEL the batch goes to a fresh BatchNorm layer of its own channel count. Nothing is updated: the model is
@@ -58,18 +72,22 @@ def stats(model: str | None, batch: str | None, fmt: str, output: str | None, co
     """
     from bninspect.inspection._arrange import arrange
 
-    report = _measure(model, batch, settings)
+    report = _measure(model, batch, settings, hashed=kept is not None)
+    renderer = _plugins.formats(report.schema)[fmt]
+    if kept is not None:
+        return conclude(report, kept, renderer, output=output, color=color, vectors=settings["channels"])
     report = arrange(report, channels=settings["channels"], sort=settings["sort"], top=settings["top"])
-    emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
+    emit(report, renderer, output=output, color=color)
+    return 0
 
 
-def _measure(model: str | None, batch: str | None, settings: dict[str, Any]) -> Any:
+def _measure(model: str | None, batch: str | None, settings: dict[str, Any], *, hashed: bool) -> Any:
     found = _find(model, settings) if model else None
     if options.is_stored(found):
         return _stored(found, batch, settings)
     if batch is None:
         raise click.UsageError("Missing option '--batch': only a file's stored values need none")
-    return _live(found, batch, settings)
+    return _live(found, batch, settings, hashed=hashed)
 
 
 def _find(model: str, settings: dict[str, Any]) -> Any:
@@ -85,7 +103,7 @@ def _stored(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:
     return stored.stats(found.layers, options.source_of(found), found.notes, layer=settings["layer"])
 
 
-def _live(found: Any, batch: str, settings: dict[str, Any]) -> Any:
+def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> Any:
     import msgspec
 
     import bninspect
@@ -104,10 +122,11 @@ def _live(found: Any, batch: str, settings: dict[str, Any]) -> Any:
     )
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
     built = _build(found, settings["seed"])
+    mark = _fingerprint(given.data) if hashed else None
     with watching(given.num_images, live=settings["live"]) as on_piece:
         report = bninspect.stats(
             built,
-            given.data,
+            mark.data if mark else given.data,
             mode=settings["mode"],
             batch_size=None if given.synthetic else settings["batch_size"],
             device=settings["device"],
@@ -116,14 +135,21 @@ def _live(found: Any, batch: str, settings: dict[str, Any]) -> Any:
             source=options.source_of(found, given),
             on_piece=on_piece,
         )
-    if not found:
-        return report
-    return options.with_remarks(msgspec.structs.replace(report, notes=(*report.notes, *found.notes)), found)
+    source = msgspec.structs.replace(report.source, batch_sha256=mark.digest if mark else None)
+    notes = (*report.notes, *(found.notes if found else ()))
+    report = msgspec.structs.replace(report, source=source, notes=notes)
+    return options.with_remarks(report, found) if found else report
 
 
 def _trained_transforms(found: Any, settings: dict[str, Any]) -> str | None:
     """The name of the torchvision weights that were asked for, whose transforms then fit."""
     return found.weights if found and settings["weights"] and found.kind == "torchvision" else None
+
+
+def _fingerprint(batch: Any) -> Any:
+    from bninspect.fingerprint import Fingerprint
+
+    return Fingerprint(batch)
 
 
 def _build(found: Any, seed: int) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bninspect import _plugins
 from bninspect.cli import _options as options
-from bninspect.cli._output import emit
+from bninspect.cli._output import conclude, emit
+
+if TYPE_CHECKING:
+    from bninspect.inspection._kept import Kept
 
 EPILOG = """\b
 Examples:
@@ -17,6 +20,7 @@ Examples:
   bninspect summary raft_large --input 3,256,256 --input 3,256,256
   bninspect summary resnet18 --input 3,418,418 --all-layers --format ordereddict
   bninspect summary best.pt
+  bninspect summary resnet18 --input 3,224,224 --snapshot bn.json --update
 """
 
 
@@ -34,6 +38,7 @@ Examples:
 @click.option("--all-layers", is_flag=True, help="One row per call of any layer, not of BatchNorm layers alone.")
 @options.model_options
 @options.output_options("bninspect.summary")
+@options.snapshot_options("bninspect.summary")
 def summary(
     model: str,
     shapes: tuple[tuple[int, ...], ...],
@@ -46,8 +51,9 @@ def summary(
     model_args: tuple[str, ...],
     checkpoint: str | None,
     strict: bool,
+    kept: Kept | None,
     **settings: Any,
-) -> None:
+) -> int:
     """Shapes, sizes and settings of every BatchNorm layer of MODEL.
 
     MODEL is a torchvision name (resnet18), or your own: package.module:callable or nets.py:callable, an nn.Module or
@@ -57,7 +63,11 @@ def summary(
     found = options.find_model(model, weights, model_args, checkpoint=checkpoint, strict=strict)
     options.say(verbose, f"{found.kind} model {found.name}")
     report = _summarise(found, shapes, settings)
-    emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
+    renderer = _plugins.formats(report.schema)[fmt]
+    if kept is not None:
+        return conclude(report, kept, renderer, output=output, color=color, vectors=False)
+    emit(report, renderer, output=output, color=color)
+    return 0
 
 
 def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[str, Any]) -> Any:

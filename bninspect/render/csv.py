@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bninspect.report import Report, StatsLayer, StatsReport
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats")
+SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.diff")
 
 
 def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: ARG001
@@ -32,14 +32,15 @@ def _rows(report: Any) -> Iterator[list[Any]]:
         return
     names = [name for name in _fields(report) if name != "channels"]
     yield names
-    for layer in report.layers:
-        yield [getattr(layer, name) for name in names]
+    for entry in report.differences if report.schema == "bninspect.diff" else report.layers:
+        yield [getattr(entry, name) for name in names]
 
 
 def _fields(report: Any) -> tuple[str, ...]:
-    from bninspect.report import StatsLayer, SummaryLayer
+    from bninspect.report import Difference, StatsLayer, SummaryLayer
 
-    return (SummaryLayer if report.schema == "bninspect.summary" else StatsLayer).__struct_fields__
+    rows = {"bninspect.summary": SummaryLayer, "bninspect.stats": StatsLayer, "bninspect.diff": Difference}
+    return rows[report.schema].__struct_fields__
 
 
 def _channels(report: StatsReport) -> Iterator[list[Any]]:
@@ -66,7 +67,7 @@ def _channel_rows(layer: StatsLayer, names: list[str]) -> Iterator[list[Any]]:
 
 def _cell(value: Any) -> Any:
     """Text that a spreadsheet takes as text: a name that starts like a formula is quoted."""
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         value = str(listed(value))
     if isinstance(value, str):
         text = printable(value)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from bninspect.report import Report
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats")
+SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.diff")
 _UNBOUNDED = 100_000
 _GAP = 3  # between two columns
 

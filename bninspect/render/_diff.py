@@ -1,0 +1,92 @@
+"""How a comparison is shown: one row per difference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bninspect.render._view import Column, Table, View, number, shape, versions
+
+if TYPE_CHECKING:
+    from bninspect.report import Difference, DiffReport, Source
+
+_COLUMNS = (
+    Column("what", "left"),
+    Column("layer", "left"),
+    Column("field", "left"),
+    Column("before"),
+    Column("after"),
+    Column("distance"),
+    Column("channels", "right", 1),
+    Column("worst", "right", 2),
+)
+_UNITS = {"std": "{} std", "ratio": "x {}", "rms": "{} rms(weight)", "of var": "{} of var", "share": "{}", None: "-"}
+
+
+def view(report: DiffReport) -> View:
+    """Differences of the model, then of its layers; then what a reader has to know about the two."""
+    rows = tuple(_row(difference) for difference in report.differences)
+    return View(
+        title=f"{_name(report.a)} compared with {_name(report.b)}",
+        above=(versions(report.tool), _how(report)),
+        tables=(Table(columns=_COLUMNS, rows=rows),) if rows else (),
+        below=(_verdict(report), *_drift(report), *(f"Note: {note}" for note in report.notes)),
+    )
+
+
+def _name(source: Source) -> str:
+    model = source.model or "layers"
+    return f"{model} on {source.batch}" if source.batch else model
+
+
+def _how(report: DiffReport) -> str:
+    limits = report.tolerance
+    return (
+        f"{report.num_layers:,} layers in both; tolerance {limits.mean:g} standard deviations for means, "
+        f"{limits.var:g} relative for variances"
+    )
+
+
+def _verdict(report: DiffReport) -> str:
+    if report.equal:
+        return f"No difference in {report.num_layers:,} layers."
+    layers = len({difference.path for difference in report.differences})
+    count = len(report.differences)
+    return f"{count:,} difference{'s' * (count > 1)} in {layers:,} place{'s' * (layers > 1)}."
+
+
+def _drift(report: DiffReport) -> tuple[str, ...]:
+    names = report.statistics_only
+    if not names:
+        return ()
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"Weight and bias are equal and the running statistics differ in {len(names):,} of {report.num_layers:,} "
+        f"layers ({shown}): ranks that were not synchronised, an averaged copy whose statistics were not averaged with "
+        "it, or statistics that were estimated again.",
+    )
+
+
+def _row(found: Difference) -> tuple[str, ...]:
+    moved = "-" if found.num_channels is None else f"{found.num_channels:,} of {found.num_features:,}"
+    return (
+        found.what,
+        found.path or "(model)",
+        found.field or "-",
+        _value(found.a),
+        _value(found.b),
+        _distance(found),
+        moved,
+        number(found.channel),
+    )
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return shape(value)
+    return number(value) if value is None or isinstance(value, (int, float)) else str(value)
+
+
+def _distance(found: Difference) -> str:
+    if found.unit is None:
+        return "-"
+    return _UNITS[found.unit].format("NaN" if found.distance is None else f"{found.distance:.3g}")
