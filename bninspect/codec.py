@@ -76,8 +76,10 @@ def json_schema(name: str) -> dict[str, Any]:
     if kind is None:
         names = ", ".join(schema.rpartition(".")[2] for schema in known)
         raise SourceError(f"there is no report {printable(name)!r}: its name is one of {names}")
-    schema = msgspec.json.schema(kind, schema_hook=_vector_schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema |= msgspec.json.schema(kind, schema_hook=_vector_schema)
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema))
+    return plain
 
 
 def _default(kind: Any, field: str) -> Any:

@@ -12,22 +12,17 @@ from bninspect.report import Difference
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.report import Tolerance
-
 _ELSEWHERE = {
     "schema", "schema_version", "tool", "source", "layers", "notes",  # told in another place
     "sorted_by", "vectors", "values", "execution", "num_pieces",  # how it was found or shown
 }  # fmt: skip
 _WORDS = {"message", "fix", "evidence", "reason"}  # texts that hold figures
-_TOOL = ("mode", "dtype")  # of the tool's fields, those that are settings
 
 
-def report_differences(a: Any, b: Any, tolerance: Tolerance, *, partial: bool) -> Iterator[Difference]:  # noqa: ARG001
+def report_differences(a: Any, b: Any, *, partial: bool) -> Iterator[Difference]:
     """Differences of two reports in all fields that both have, but for their layers."""
-    for name in _TOOL:
-        old, new = getattr(a.tool, name), getattr(b.tool, name)
-        if old is not None and new is not None and old != new:
-            yield Difference(what="setting", path="", field=name, a=old, b=new)
+    if None not in (a.tool.mode, b.tool.mode) and a.tool.mode != b.tool.mode:
+        yield Difference(what="setting", path="", field="mode", a=a.tool.mode, b=b.tool.mode)
     for name in a.__struct_fields__:
         if name in b.__struct_fields__ and name not in _ELSEWHERE:
             yield from _value("", name, getattr(a, name), getattr(b, name), partial=partial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bninspect.report import Tolerance
 
-_IDENTITY = {"path", "name", "position", "call_index", "channels"}  # what layers are matched by
+_ELSEWHERE = {"path", "name", "position", "call_index", "channels", "dtype"}  # matched by, or told in another place
 _EXACT_FIGURES = {"count", "num_images", "calls", "num_batches_tracked", "dead", "nonfinite", "nonfinite_state"}
 _STATE = ("running_mean", "running_var")
 
@@ -30,7 +30,7 @@ def layer_differences(a: Any, b: Any, tolerance: Tolerance, *, partial: bool) ->
         partial: one of them knows less than the other (a file of tensors, another report), so that what only one of
             them knows is no difference.
     """
-    names = [name for name in a.__struct_fields__ if name in b.__struct_fields__ and name not in _IDENTITY]
+    names = [name for name in a.__struct_fields__ if name in b.__struct_fields__ and name not in _ELSEWHERE]
     vectors = _both(a, b)
     scale = distance.scale_of(a) if isinstance(a, StatsLayer) else None
     for name in names:
@@ -45,9 +45,7 @@ def layer_differences(a: Any, b: Any, tolerance: Tolerance, *, partial: bool) ->
                 if not vectors and figure.beyond:
                     yield _figure(b.path, name, old, new, figure)
                 continue
-        yield Difference(
-            what="figure" if name in _EXACT_FIGURES else "setting", path=b.path, field=name, a=_json(old), b=_json(new)
-        )
+        yield _exactly(b.path, name, old, new)
     if vectors and scale is not None:
         yield from _vectors(a, b, scale, tolerance)
 
@@ -62,6 +60,11 @@ def statistics_only(a: Any, b: Any, found: list[Difference]) -> bool:
 
 def _both(a: Any, b: Any) -> bool:
     return getattr(a, "channels", None) is not None and getattr(b, "channels", None) is not None
+
+
+def _exactly(path: str, name: str, old: Any, new: Any) -> Difference:
+    what: Literal["figure", "setting"] = "figure" if name in _EXACT_FIGURES else "setting"
+    return Difference(what=what, path=path, field=name, a=_json(old), b=_json(new))
 
 
 def _figure(path: str, name: str, old: float, new: float, found: distance.Apart) -> Difference:

@@ -1,0 +1,481 @@
+"""Snapshots on disk: written whole or not at all, read back exactly, and refused in one line where they are damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bninspect
+from bninspect import codec, snapshot, writing
+from bninspect.cli import run
+from bninspect.errors import BNInspectError, SourceError
+from bninspect.fingerprint import Fingerprint
+from bninspect.report import Channels
+
+NETS = """
+import torch
+from torch import nn
+
+def make(eps=1e-5, shift=0.0):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6, eps=eps)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4))
+    with torch.no_grad():
+        model[0].bias += shift
+    return model
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a model's code and two batches, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "nets.py").write_text(NETS)
+    torch.manual_seed(0)
+    torch.save(torch.randn(4, 3, 12, 12), tmp_path / "batch.pt")
+    torch.save(torch.randn(4, 3, 12, 12), tmp_path / "other.pt")
+    return tmp_path
+
+
+STATS = ["stats", "nets.py:make", "--batch", "batch.pt", "--snapshot", "bn.json"]
+
+
+def report_of(seed=0, channels=6):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, channels, 3), nn.BatchNorm2d(channels), nn.ReLU(), nn.BatchNorm2d(channels))
+    return bninspect.stats(model, torch.randn(4, 3, 12, 12))
+
+
+def same(a, b):
+    return codec.encode(a) == codec.encode(b)
+
+
+def ended(command, **streams):
+    return subprocess.run(command, check=False, text=True, **(streams or {"capture_output": True}))
+
+
+# --- from the command line
+
+
+def test_a_missing_snapshot_names_the_command_that_writes_it(project, capsys):
+    assert run(STATS) == 2
+    said = capsys.readouterr().err
+    assert "there is no snapshot bn.json" in said
+    command = shlex.split(said.partition("write it with: ")[2])
+    assert command[0] == "bninspect"
+    assert run(command[1:]) == 0
+    assert run(STATS) == 0
+    assert "No difference in 2 layers." in capsys.readouterr().out
+
+
+def test_differences_are_printed_and_exit_1(project, capsys):
+    assert run([*STATS, "--update"]) == 0
+    assert run([*STATS, "--model-arg", "shift=0.5"]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"figure +1 +mean_max", shown)
+    assert run([*STATS, "--model-arg", "eps=1e-3", "--format", "json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert {"eps"} == {entry["field"] for entry in found["differences"] if entry["what"] == "setting"}
+
+
+def test_update_leaves_alone_what_is_within_the_tolerance(project, capsys):
+    assert run([*STATS, "--update"]) == 0
+    written = (project / "bn.json").read_bytes()
+    stored = json.loads(written)
+    stored["layers"][0]["mean_max"] += 1e-6
+    (project / "bn.json").write_text(json.dumps(stored))
+    edited = (project / "bn.json").read_bytes()
+    assert run([*STATS, "--update"]) == 0
+    assert (project / "bn.json").read_bytes() == edited
+    assert "was left as it is" in capsys.readouterr().err
+    stored["layers"][0]["mean_max"] += 1
+    (project / "bn.json").write_text(json.dumps(stored))
+    assert run(STATS) == 1
+    assert run([*STATS, "--update"]) == 0
+    assert (project / "bn.json").read_bytes() == written
+
+
+def test_another_batch_is_refused_and_updated(project, capsys):
+    assert run([*STATS, "--update"]) == 0
+    other = [*STATS[:3], "other.pt", *STATS[4:]]
+    before = (project / "bn.json").read_bytes()
+    assert run(other) == 2
+    assert "made of another batch" in capsys.readouterr().err
+    assert (project / "bn.json").read_bytes() == before
+    assert run([*other, "--update"]) == 0
+    assert run(other) == 0
+
+
+def test_another_torch_is_a_note(project, capsys):
+    assert run([*STATS, "--update"]) == 0
+    stored = json.loads((project / "bn.json").read_text())
+    assert stored["tool"]["torch"] == torch.__version__
+    assert stored["tool"]["device"] == "cpu"
+    stored["tool"]["torch"] = "2.10.0"
+    (project / "bn.json").write_text(json.dumps(stored))
+    assert run(STATS) == 0
+    assert (
+        f"made with torch 2.10.0, and compared with one made with torch {torch.__version__}" in capsys.readouterr().out
+    )
+
+
+def test_a_summary_has_snapshots_too(project, capsys):
+    command = ["summary", "nets.py:make", "--input", "3,12,12", "--snapshot", "s.json"]
+    assert run([*command, "--update"]) == 0
+    assert run(command) == 0
+    assert run([*command, "--model-arg", "eps=0.1"]) == 1
+    assert "eps" in capsys.readouterr().out
+    assert run([*STATS[:4], "--snapshot", "s.json"]) == 2
+    assert "a snapshot of another command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--update"], "say which by --snapshot"),
+        (["--snapshot", "s.json", "--format", "ordereddict"], "not as ordereddict"),
+        (["--snapshot", "s.json", "-o", "s.json", "--update"], "are the same file"),
+        (["--snapshot", "s.json", "--update", "--tolerance", "tight"], "'tight' is no tolerance"),
+        (["--snapshot", "s.json", "--update", "--tolerance", "1e-3"], "is no tolerance"),
+        (["--snapshot", "s.json", "--update", "--tolerance", "nan,1"], "is no tolerance"),
+        (["--snapshot", "no/such/folder/s.json", "--update"], "cannot be written: No such file or directory"),
+    ],
+)
+def test_usage_errors(project, capsys, extra, said):
+    assert run(["summary", "nets.py:make", "--input", "3,12,12", *extra]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(project.glob("*.json"))
+
+
+def test_bytes_are_the_same_in_another_process(project):
+    for name in ("one", "two"):
+        command = [sys.executable, "-m", "bninspect", *STATS[:-1], f"{name}.json", "--channels", "--update"]
+        subprocess.run(command, check=True, capture_output=True)
+    for suffix in ("json", "safetensors"):
+        first, second = ((project / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
+        assert first == second
+        assert len(first) > 1000
+
+
+def test_channels_are_kept_beside_and_compared(project, capsys):
+    assert run([*STATS, "--channels", "--update"]) == 0
+    stored = snapshot.load(project / "bn.json")
+    live = bninspect.stats(__import__("nets").make(), torch.load(project / "batch.pt"))
+    for ours, theirs in zip(stored.layers, live.layers, strict=True):
+        for name in Channels.__struct_fields__:
+            np.testing.assert_array_equal(getattr(ours.channels, name), getattr(theirs.channels, name))
+    assert run([*STATS, "--model-arg", "shift=0.01", "--format", "json"]) == 1
+    found = json.loads(capsys.readouterr().out)["differences"]
+    assert any(entry["what"] == "channels" and entry["num_channels"] == 6 for entry in found)
+    assert run([*STATS, "--model-arg", "shift=0.01", "--update"]) == 0
+    assert snapshot.load(project / "bn.json").layers[0].channels is not None  # vectors stay without being asked for
+
+
+# --- reading
+
+
+@pytest.fixture
+def stored(tmp_path):
+    path = tmp_path / "bn.json"
+    snapshot.save(path, report_of(), vectors=True)
+    return path
+
+
+def test_every_truncation_is_refused_in_one_line(stored):
+    whole = stored.read_bytes()
+    for length in [*range(60), *range(60, len(whole) - 2, 97), len(whole) - 2]:
+        stored.write_bytes(whole[:length])
+        with pytest.raises(SourceError) as caught:
+            snapshot.load(stored)
+        assert "\n" not in str(caught.value)
+        assert "bn.json" in str(caught.value)
+
+
+def edited(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda report: report.update(schema_version=2), r"written by a newer bninspect \(bninspect.stats version 2"),
+        (lambda report: report.update(schema="bninspect.future"), "has the schema 'bninspect.future'"),
+        (lambda report: report.update(schema=3), r"Expected `str`, got `int` - at `\$.schema`"),
+        (lambda report: report.pop("layers"), "missing required field `layers`"),
+        (lambda report: report.update(layers={}), "Expected `array`"),
+        (
+            lambda report: report["layers"][0].update(num_features="six"),
+            r"got `str` - at `\$.layers\[0\].num_features`",
+        ),
+        (lambda report: report["layers"][0].update(channels={"mean": [1, "x"]}), "Expected an array of numbers"),
+        (lambda report: report["layers"][0].update(channels={"mean": [10**30]}), "is no report"),
+        (lambda report: report.update(vectors="0" * 64), "is not the one that was written with it"),
+    ],
+)
+def test_nonsense_is_refused(stored, edit, said):
+    edited(stored, edit)
+    with pytest.raises(SourceError, match=said):
+        snapshot.load(stored)
+
+
+def test_vectors_of_another_length_are_refused(tmp_path):
+    path = tmp_path / "inline.json"
+    path.write_text(codec.encode(report_of()))
+    edited(path, lambda report: report["layers"][0]["channels"]["mean"].pop())
+    with pytest.raises(SourceError, match=r"mean of 1 has \[5\] numbers, and the layer 6 channels"):
+        snapshot.load(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"null", b"\xff\xfe\x00", b"[" * 100_000, b'{"schema": "bninspect.stats"}', b"NaN"]
+)
+def test_what_is_no_report_is_refused(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match="is no report of bninspect"):
+        snapshot.load(path)
+
+
+def test_folders_pipes_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(SourceError, match="is no regular file"):
+            snapshot.load(path)
+
+
+def test_random_edits_load_or_are_refused(stored):
+    """No edit of a byte ends in anything but a report or one clear error; and what loads can be compared."""
+    chance = random.Random(0)
+    whole = stored.read_bytes()
+    loaded = 0
+    for _ in range(400):
+        text = bytearray(whole)
+        for _ in range(chance.randrange(1, 4)):
+            text[chance.randrange(len(text))] = chance.choice(b'0123456789-e.,:"[]{}nulltrue \x00\xff')
+        stored.write_bytes(bytes(text))
+        with contextlib.suppress(BNInspectError):
+            report = snapshot.load(stored)
+            assert bninspect.diff(report, report).equal
+            loaded += 1
+    assert 20 < loaded < 380
+
+
+def test_a_field_that_a_later_version_adds_is_read_past(stored):
+    edited(stored, lambda report: report.update(invented=1))
+    assert same(snapshot.load(stored), report_with_vectors(stored))
+
+
+def report_with_vectors(path):
+    digest = json.loads(path.read_text())["vectors"]
+    return msgspec.structs.replace(report_of(), vectors=digest)
+
+
+def test_vectors_are_read_back_to_the_bit_with_nan_and_infinity(tmp_path):
+    full = report_of()
+    broken = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 5e-324])
+    layer = full.layers[0]
+    layer = msgspec.structs.replace(layer, channels=msgspec.structs.replace(layer.channels, running_var=broken))
+    snapshot.save(tmp_path / "a.json", msgspec.structs.replace(full, layers=(layer,)), vectors=True)
+    back = snapshot.load(tmp_path / "a.json").layers[0].channels.running_var
+    assert back.tobytes() == broken.tobytes()
+
+
+def test_inline_vectors_are_read_with_null_as_nan(tmp_path):
+    full = report_of()
+    path = tmp_path / "inline.json"
+    path.write_text(codec.encode(full))
+    assert same(snapshot.load(path), full)
+    edited(path, lambda report: report["layers"][0]["channels"]["mean"].__setitem__(2, None))
+    assert np.flatnonzero(np.isnan(snapshot.load(path).layers[0].channels.mean)).tolist() == [2]
+
+
+# --- the companion
+
+
+def test_a_missing_or_foreign_companion_is_refused(stored):
+    companion = stored.with_suffix(".safetensors")
+    kept = companion.read_bytes()
+    companion.unlink()
+    with pytest.raises(SourceError, match=r"bn.safetensors, the channel vectors of .*bn.json, is missing"):
+        snapshot.load(stored)
+    companion.write_bytes(kept[:-1] + b"\x00")
+    with pytest.raises(SourceError, match="is not the one that was written with it"):
+        snapshot.load(stored)
+
+
+def test_a_checkpoint_of_that_name_is_not_overwritten(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(SourceError, match="which holds something else"):
+        snapshot.save(tmp_path / "model.json", report_of(), vectors=True)
+    snapshot.save(tmp_path / "model.json", report_of())
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_vectors_that_are_no_more_wanted_go(stored):
+    snapshot.save(stored, report_of())
+    assert not stored.with_suffix(".safetensors").exists()
+    assert snapshot.load(stored).layers[0].channels is None
+
+
+WRITER = """
+import sys, pathlib
+from bninspect import snapshot
+first, second = (snapshot.load(pathlib.Path(name)) for name in sys.argv[2:4])
+print("ready", flush=True)
+while True:
+    for report in (first, second):
+        snapshot.save(pathlib.Path(sys.argv[1]), report, vectors=True)
+"""
+
+
+def test_killed_at_any_moment_the_old_or_the_new_is_whole(tmp_path):
+    choices = [report_of(seed, channels=300) for seed in (0, 1)]
+    for name, report in zip("ab", choices, strict=True):
+        snapshot.save(tmp_path / f"{name}.json", report, vectors=True)
+    target = tmp_path / "bn.json"
+    chance = random.Random(0)
+    seen, kills = set(), 0
+    while kills < 12 or (len(seen) < 2 and kills < 60):
+        kills += 1
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, target, tmp_path / "a.json", tmp_path / "b.json"],
+            stdout=subprocess.PIPE,
+        )
+        writer.stdout.readline()
+        while not target.exists():
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.03))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        found = snapshot.load(target)
+        equal = [bninspect.diff(found, choice, tolerance=(0, 0)).equal for choice in choices]
+        assert sum(equal) == 1
+        seen.add(equal.index(True))
+    assert seen == {0, 1}
+    snapshot.save(target, choices[0], vectors=True)
+    left = [path.name for path in tmp_path.iterdir() if path.suffix in {".tmp", ".new"}]
+    assert left == []  # what the killed ones left is gone
+
+
+def test_a_reader_between_the_two_steps_finds_the_new_pair(stored):
+    """As left by a writer that was killed after the JSON was put in place."""
+    companion = stored.with_suffix(".safetensors")
+    shutil.move(companion, companion.with_name(companion.name + ".new"))
+    companion.write_bytes(b"the old vectors")
+    assert snapshot.load(stored).layers[0].channels is not None
+
+
+# --- writing
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    """A limit on the size of files, which ends a write as a full disk does."""
+    path = tmp_path / "bn.json"
+    path.write_text("old")
+    code = (
+        "import resource, signal, sys, pathlib\n"
+        "from bninspect import writing\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "writing.write(pathlib.Path(sys.argv[1]), 'x' * 5000)\n"
+    )
+    done = ended([sys.executable, "-c", code, str(path)])
+    assert "bn.json cannot be written: File too large" in done.stderr
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_device_is_written_to_and_stays_one(project):
+    command = [sys.executable, "-m", "bninspect", "schema", "stats"]
+    with Path("/dev/full").open("w") as full:
+        done = ended(command, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    with pytest.raises(BNInspectError, match="/dev/full cannot be written: No space left on device"):
+        writing.write(Path("/dev/full"), "x")
+    assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+    with pytest.raises(BNInspectError, match="Is a directory"):
+        writing.write(project, "x")
+
+
+def without_privileges():
+    """A prefix under which permissions hold, for whoever runs the tests as root."""
+    if os.geteuid():
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root, and no setpriv to drop what root may")
+    return ["setpriv", *(f"--{name}=-dac_override,-dac_read_search" for name in ("bounding-set", "inh-caps"))]
+
+
+def test_a_read_only_folder_leaves_the_old_snapshot(project):
+    assert run([*STATS, "--update"]) == 0
+    before = (project / "bn.json").read_bytes()
+    project.chmod(0o555)
+    try:
+        command = [*without_privileges(), sys.executable, "-m", "bninspect", *STATS, "--update"]
+        done = ended([*command, "--model-arg", "shift=1.0"])
+    finally:
+        project.chmod(0o755)
+    assert done.returncode == 2
+    assert done.stderr == "Error: bn.json cannot be written: Permission denied\n"
+    assert (project / "bn.json").read_bytes() == before
+
+
+def test_mode_bits_are_kept_and_a_live_writer_is_left_alone(tmp_path):
+    path = tmp_path / "bn.json"
+    path.write_text("old")
+    path.chmod(0o640)
+    live = tmp_path / f".bn.json.{os.getppid()}-abc.tmp"
+    live.write_text("of a writer that runs")
+    writing.write(path, "new")
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert live.exists()
+
+
+# --- what tells batches apart
+
+
+def test_a_fingerprint_does_not_depend_on_pieces():
+    torch.manual_seed(0)
+    x = torch.randn(10, 3, 4, 4)
+    whole = Fingerprint(x).digest
+    assert Fingerprint((x,)).digest == whole
+    assert Fingerprint(x.to(memory_format=torch.channels_last)).digest == whole
+    streamed = Fingerprint(piece for piece in x.split(3))
+    assert [len(piece) for piece in streamed.data] == [3, 3, 3, 1]
+    assert streamed.digest == whole
+
+
+def test_a_fingerprint_sees_every_change():
+    torch.manual_seed(0)
+    x = torch.randn(10, 4)
+    one_bit = x.clone()
+    one_bit.view(torch.int32)[9, 3] ^= 1
+    others = [one_bit, x[:9], x.T.contiguous(), x.reshape(10, 2, 2), x.view(torch.int32), (x, x), x.bfloat16()]
+    digests = {Fingerprint(other).digest for other in (x, *others)}
+    assert len(digests) == 1 + len(others)
