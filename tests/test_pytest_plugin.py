@@ -56,24 +56,56 @@ def project(tmp_path):
     return tmp_path
 
 
-def pytest_in(folder, *arguments, **environment):
-    import os
+WARM = """
+import json, os, sys
+import pytest, torch  # once; each run below is a fork of this process, before torch has started any thread
 
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=folder,
-        env={**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+torch.nn.BatchNorm2d(3, device="meta").eval()(torch.empty(2, 3, 4, 4, device="meta"))  # imports much more of torch
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(1, 2)
+        os.chdir(asked["folder"])
+        os.environ.update(asked["environment"])
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # of strangers; that ours is found is tested below
+        code = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "bninspect.pytest_plugin", *asked["arguments"]])
+        sys.stdout.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def warm():
+    """A process that has imported torch, and runs pytest in forks of itself."""
+    command = [sys.executable, "-B", "-c", WARM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def pytest_in(warm, tmp_path_factory):
+    """Run pytest in a folder; gives its exit code and what it printed."""
+    output = tmp_path_factory.mktemp("output") / "text"
+
+    def run(folder, *arguments, **environment):
+        asked = {"folder": str(folder), "arguments": arguments, "environment": environment, "output": str(output)}
+        warm.stdin.write(json.dumps(asked) + "\n")
+        warm.stdin.flush()
+        code = int(warm.stdout.readline())
+        return subprocess.CompletedProcess(arguments, code, output.read_text())
+
+    return run
 
 
 def snapshots(project):
     return {path.name: path.read_bytes() for path in (project / "tests" / "bn_snapshots").iterdir()}
 
 
-def test_written_compared_and_updated(project):
+def test_written_compared_and_updated(project, pytest_in):
     done = pytest_in(project)
     assert "5 failed" in done.stdout
     assert "there is no snapshot" in done.stdout
@@ -95,7 +127,7 @@ def test_written_compared_and_updated(project):
         assert snapshots(project) == written
 
 
-def test_a_difference_is_shown_where_the_test_asked(project):
+def test_a_difference_is_shown_where_the_test_asked(project, pytest_in):
     pytest_in(project, "--bn-update")
     written = snapshots(project)
     done = pytest_in(project, "-k", "statistics or structure", SHIFT="0.5")
@@ -112,7 +144,7 @@ def test_a_difference_is_shown_where_the_test_asked(project):
     assert snapshots(project) == written
 
 
-def test_another_batch_and_a_damaged_snapshot_fail_in_one_line(project):
+def test_another_batch_and_a_damaged_snapshot_fail_in_one_line(project, pytest_in):
     pytest_in(project, "--bn-update", "-k", "statistics")
     done = pytest_in(project, "-k", "statistics", SEED="2")
     assert "made of another batch" in done.stdout
@@ -122,7 +154,7 @@ def test_another_batch_and_a_damaged_snapshot_fail_in_one_line(project):
     assert "1 failed" in done.stdout
 
 
-def test_a_snapshot_is_the_report(project):
+def test_a_snapshot_is_the_report(project, pytest_in):
     pytest_in(project, "--bn-update", "-k", "statistics")
     stored = json.loads(snapshots(project)["test_nets.test_statistics.json"])
     assert (stored["schema"], len(stored["source"]["batch_sha256"])) == ("bninspect.stats", 64)
@@ -142,6 +174,7 @@ def pytest_sessionfinish(session):
 def test_nothing_is_imported_for_tests_that_do_not_use_it(tmp_path):
     (tmp_path / "conftest.py").write_text(LOOK)
     (tmp_path / "test_plain.py").write_text("def test_plain():\n    pass\n")
-    done = pytest_in(tmp_path, "-s")
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert "LOADED ['bninspect', 'bninspect.pytest_plugin']" in done.stdout, done.stdout + done.stderr
     assert "1 passed" in done.stdout
