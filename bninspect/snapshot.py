@@ -150,11 +150,16 @@ def _refuse_foreign(path: Path, companion: Path) -> None:
 
 def _vectors_of(report: Any) -> dict[str, Vector]:
     return {
-        f"{layer.path}.{name}": vector
+        _key(layer, name): vector
         for layer in _layers_with_channels(report)
         for name in Channels.__struct_fields__
         if (vector := getattr(layer.channels, name)) is not None
     }
+
+
+def _key(layer: Any, name: str) -> str:
+    path: str = layer.path
+    return f"{path.encode('utf-8', 'backslashreplace').decode()}.{name}"
 
 
 def _packed(vectors: dict[str, Vector]) -> bytes:
@@ -174,7 +179,7 @@ def _with_vectors(report: Any, blob: bytes, path: Path) -> Report:
         raise SourceError(f"the channel vectors of {printable(str(path))} cannot be read: {error}") from error
     layers = []
     for layer in report.layers:
-        own = {name: vectors.get(f"{layer.path}.{name}") for name in Channels.__struct_fields__}
+        own = {name: vectors.get(_key(layer, name)) for name in Channels.__struct_fields__}
         known = any(vector is not None for vector in own.values())
         layers.append(msgspec.structs.replace(layer, channels=Channels(**own) if known else None))
     full: Report = msgspec.structs.replace(report, layers=tuple(layers))

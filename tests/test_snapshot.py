@@ -479,3 +479,35 @@ def test_a_fingerprint_sees_every_change():
     others = [one_bit, x[:9], x.T.contiguous(), x.reshape(10, 2, 2), x.view(torch.int32), (x, x), x.bfloat16()]
     digests = {Fingerprint(other).digest for other in (x, *others)}
     assert len(digests) == 1 + len(others)
+
+
+# --- what README tells to paste
+
+
+def test_the_commands_of_the_readme_run(project, capsys):
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    section = re.search(r"^## In CI\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)[1]
+    commands = re.findall(r"(?<=[ \t])bninspect ((?:stats|summary|diff) [^`|\n]+)", section)
+    assert len(commands) >= 8
+    updates = [command for command in commands if "--update" in command]
+    for command in updates + [command for command in commands if command not in updates]:
+        if "A B" in command:
+            continue
+        if command.startswith("diff"):
+            shutil.copy("bn.json", "new.json")
+        assert run(shlex.split(command)) == 0, (command, capsys.readouterr())
+
+
+def test_the_workflow_fails_with_bninspect_and_not_with_tee(project):
+    """The job's own shell line: `bash --noprofile --norc -eo pipefail`, with the table in the summary file."""
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    line = re.search(r"- run: (bninspect stats .*tee.*)", readme)[1]
+    assert run([*STATS, "--update"]) == 0
+    line = line.replace("bninspect", f"{shlex.quote(sys.executable)} -m bninspect", 1)
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", line.replace("stats", "stats --seed 1", 1)]
+    environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(project / "summary.md")}
+    for expected, text in ((0, "No difference in 2 layers"), (1, "| figure | 1 | mean\\_max |")):
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        assert done.returncode == expected, done.stderr
+        assert text in (project / "summary.md").read_text()
+        (project / "nets.py").write_text(NETS.replace("shift=0.0", "shift=0.5"))
