@@ -58,12 +58,11 @@ def load(value: str, options: ModelOptions) -> LiveModel:
             f"torchvision has no model {printable(value)!r}: {hint} "
             "(your own model is package.module:callable or nets.py:callable)"
         )
-    models = _import()
-    weights = _weights(models, value, options.weights)
+    weights = _weights(value, options.weights)
     return LiveModel(
         name=value,
         kind="torchvision",
-        build=_builder(models, value, weights, options),
+        build=_builder(value, weights, options),
         weights=str(weights) if weights is not None else None,
         notes=() if weights is not None else (f"{value} has random weights: --weights DEFAULT loads trained ones",),
     )
@@ -80,10 +79,10 @@ def _import() -> Any:
     return models
 
 
-def _weights(models: Any, name: str, wanted: str | None) -> Any:
+def _weights(name: str, wanted: str | None) -> Any:
     if wanted is None:
         return None
-    choices = models.get_model_weights(name)
+    choices = _import().get_model_weights(name)
     member = wanted.removeprefix(f"{choices.__name__}.")
     if member not in choices.__members__:
         known = ", ".join(choices.__members__) or "none"
@@ -91,13 +90,12 @@ def _weights(models: Any, name: str, wanted: str | None) -> Any:
     return choices[member]
 
 
-def _builder(models: Any, name: str, weights: Any, options: ModelOptions) -> Callable[[], nn.Module]:
-    function = models.get_model_builder(name)
-    arguments: dict[str, Any] = {"weights": weights, **parse_arguments(options.arguments)}
-    if "weights_backbone" in inspect.signature(function).parameters:
-        arguments.setdefault("weights_backbone", None)
-
+def _builder(name: str, weights: Any, options: ModelOptions) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
+        function = _import().get_model_builder(name)
+        arguments: dict[str, Any] = {"weights": weights, **parse_arguments(options.arguments)}
+        if "weights_backbone" in inspect.signature(function).parameters:
+            arguments.setdefault("weights_backbone", None)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
