@@ -243,9 +243,9 @@ def _row_sums(block: Tensor) -> tuple[Vector, Vector]:
     size = block.shape[1]
     row = _row_length(size)
     whole = size - size % row
-    rows = (block if whole == size else block[:, :whole]).unflatten(1, (-1, row))
-    first, norms = rows.sum(2).double().numpy(), torch.linalg.vector_norm(rows, dim=2).double().numpy()
-    first, second = np.add.reduce(first, 1), np.einsum("pr,pr->p", norms, norms)
+    rows = block.view(-1, size // row, row) if whole == size else block[:, :whole].unflatten(1, (-1, row))
+    norms = torch.linalg.vector_norm(rows, dim=2).numpy().astype(np.float64)
+    first, second = np.add.reduce(rows.sum(2).numpy(), 1, dtype=np.float64), np.einsum("pr,pr->p", norms, norms)
     if whole < size:
         first += block[:, whole:].sum(1).numpy()
         second += torch.linalg.vector_norm(block[:, whole:], dim=1).double().square_().numpy()
