@@ -157,6 +157,7 @@ class Channels(Struct, frozen=True, kw_only=True):
         bias: beta.
         running_mean: as stored.
         running_var: as stored.
+        scale: ``weight / sqrt(running_var + eps)``, what eval mode multiplies by.
         d: ``(mean - running_mean) / sqrt(running_var + eps)`` (Batch Renormalization, arXiv 1702.03275).
         r: ``sqrt((var + eps) / (running_var + eps))`` (the same).
         z: ``(mean - running_mean) / sqrt(between_image_var / num_images)``: d in standard errors, images (not
@@ -177,6 +178,7 @@ class Channels(Struct, frozen=True, kw_only=True):
     bias: Vector | None = None
     running_mean: Vector | None = None
     running_var: Vector | None = None
+    scale: Vector | None = None
     d: Vector | None = None
     r: Vector | None = None
     z: Vector | None = None
@@ -225,6 +227,8 @@ class StatsLayer(Struct, frozen=True, kw_only=True):
     running_mean_max: float | None = None
     running_var_min: float | None = None
     running_var_max: float | None = None
+    scale_min: float | None = None
+    scale_max: float | None = None
     num_batches_tracked: int | None = None
     d_max: float | None = None
     d_median: float | None = None

@@ -79,6 +79,8 @@ def check_layer(layer, x, module):
     np.testing.assert_allclose(channels.z, (mean - running_mean) / np.sqrt(between / len(x)), rtol=1e-3, atol=1e-4)
     for name in ("weight", "bias", "running_mean", "running_var"):
         np.testing.assert_array_equal(getattr(channels, name), getattr(module, name).detach().numpy())
+    np.testing.assert_allclose(channels.scale, module.weight.detach().double().numpy() / spread, rtol=1e-12)
+    assert layer.scale_max == channels.scale.max()
     assert layer.mean_min == channels.mean.min()
     assert layer.var_max == channels.var.max()
     assert layer.d_max == np.abs(channels.d).max()

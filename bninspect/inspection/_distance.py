@@ -19,7 +19,9 @@ Unit = Literal["std", "ratio", "rms", "of var", "share"]
 WEIGHTS = ("weight", "bias")
 EXTREMES = {"min", "max"}
 SINGLE = 20.0  # a single value is off by about ten times what the mean of many is (measured: TF32, channels_last)
-DERIVED = frozenset({"std", "var_unbiased", "d", "r", "z", "z_max"})  # formulas over what is compared itself
+DERIVED = frozenset(
+    {"std", "var_unbiased", "scale", "scale_min", "scale_max", "d", "r", "z", "z_max"}
+)  # of what is compared
 _UNITS: dict[str, Unit] = {
     "mean": "std",
     "running_mean": "std",

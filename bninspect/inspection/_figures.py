@@ -25,7 +25,11 @@ DEAD = 1e-3  # an output that moves less than this is called dead
 def stored(layer: BatchNormLayer) -> StatsLayer:
     """What is known of a layer without a batch: its stored values and their ranges."""
     channels = Channels(
-        weight=layer.weight, bias=layer.bias, running_mean=layer.running_mean, running_var=layer.running_var
+        weight=layer.weight,
+        bias=layer.bias,
+        running_mean=layer.running_mean,
+        running_var=layer.running_var,
+        scale=_scale(layer),
     )
     return StatsLayer(**_settings(layer), channels=channels, **_ranges(channels))
 
@@ -77,10 +81,20 @@ def _channels(layer: BatchNormLayer, found: Moments, *, extremes: bool) -> Chann
             bias=layer.bias,
             running_mean=layer.running_mean,
             running_var=layer.running_var,
+            scale=_scale(layer),
             d=d,
             r=r,
             z=z,
         )
+
+
+def _scale(layer: BatchNormLayer) -> Float64 | None:
+    """What eval mode multiplies by; unknown where eps is."""
+    if layer.running_var is None or layer.eps is None:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale: Float64 = 1 / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
+    return scale if layer.weight is None else scale * layer.weight
 
 
 def _distances(
@@ -97,7 +111,7 @@ def _distances(
 def _ranges(channels: Channels) -> dict[str, Any]:
     """Aggregates of a layer over its channels, of finite entries."""
     ranges: dict[str, Any] = {}
-    for name in ("mean", "var", "weight", "bias", "running_mean", "running_var"):
+    for name in ("mean", "var", "weight", "bias", "running_mean", "running_var", "scale"):
         vector = getattr(channels, name)
         ranges[f"{name}_min"], ranges[f"{name}_max"] = _of(np.min, vector), _of(np.max, vector)
     ranges["min"], ranges["max"] = _of(np.min, channels.min), _of(np.max, channels.max)

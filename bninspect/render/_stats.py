@@ -34,17 +34,19 @@ _STORED = (
     Column("bias", "right", 1),
     Column("running_mean", "right", 1),
     Column("running_var"),
+    Column("scale", "right", 1),
     Column("eps", "right", 2),
     Column("momentum", "right", 3),
     Column("nonfinite", "right", 1),
 )
 CHANNEL_FIELDS = (
     "mean", "var", "var_unbiased", "std", "min", "max", "zero_fraction", "nonfinite", "weight", "bias",
-    "running_mean", "running_var", "d", "r", "z", "between_image_var",
+    "running_mean", "running_var", "scale", "d", "r", "z", "between_image_var",
 )  # fmt: skip
 _PRIORITY = {
     "mean": 0, "var": 0, "d": 0, "z": 1, "r": 1, "running_mean": 1, "running_var": 1, "weight": 2, "bias": 2,
-    "nonfinite": 3, "min": 4, "max": 4, "zero_fraction": 5, "std": 6, "var_unbiased": 7, "between_image_var": 8,
+    "scale": 3, "nonfinite": 3, "min": 4, "max": 4, "zero_fraction": 5, "std": 6, "var_unbiased": 7,
+    "between_image_var": 8,
 }  # fmt: skip
 _VALUES = 4
 
@@ -114,6 +116,7 @@ def _stored(layer: StatsLayer) -> tuple[str, ...]:
         span(layer.bias_min, layer.bias_max),
         span(layer.running_mean_min, layer.running_mean_max),
         span(layer.running_var_min, layer.running_var_max),
+        span(layer.scale_min, layer.scale_max),
         number(layer.eps),
         number(layer.momentum),
         number(layer.nonfinite_state),
