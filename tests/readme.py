@@ -10,6 +10,8 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import torch
@@ -51,6 +53,16 @@ def prepare(folder: Path) -> None:
     torch.save(
         torch.randn(16, 3, 32, 32, generator=generator) + torch.randn(16, 3, 1, 1, generator=generator), "batch.pt"
     )
+
+    torch.manual_seed(0)
+    state = nets_py().make().state_dict()
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, "best.pt")
+
+
+def nets_py() -> Any:
+    namespace: dict[str, Any] = {}
+    exec(NETS, namespace)  # the file that the examples name, as a module
+    return SimpleNamespace(**namespace)
 
 
 def example(match: re.Match[str]) -> str:
