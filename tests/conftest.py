@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,13 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
-def _own_imports():
+def _own_imports(tmp_path_factory):
     """Modules of a test's own folder are forgotten after it: others have files of the same names."""
-    path, before = list(sys.path), set(sys.modules)
+    path, before, own = list(sys.path), set(sys.modules), str(tmp_path_factory.getbasetemp())
     yield
     sys.path[:] = path
     for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(tempfile.gettempdir()):
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(own):
             del sys.modules[name]
 
 
