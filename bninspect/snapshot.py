@@ -127,7 +127,10 @@ def _companion_of(path: Path, digest: str) -> bytes:
             if hashlib.sha256(blob).hexdigest() == digest:
                 return blob
     state = "is not the one that was written with it" if companion.exists() else "is missing"
-    raise SourceError(f"{printable(str(companion))}, the channel vectors of {printable(str(path))}, {state}")
+    raise SourceError(
+        f"{printable(str(companion))}, the channel vectors of {printable(str(path))}, {state}: restore the pair, or "
+        "delete it and write it again"
+    )
 
 
 def _is_ours(companion: Path) -> bool:

@@ -22,7 +22,7 @@ from bninspect.cli import run
 from bninspect.errors import InputError, SourceError
 from bninspect.inspection.diff import of_layers
 from bninspect.layers import BatchNormLayer
-from bninspect.report import Source, Tolerance
+from bninspect.report import Source, Tolerance, Tool
 
 replace = msgspec.structs.replace
 FORMATS = ("table", "json", "markdown", "csv")
@@ -279,6 +279,50 @@ def test_a_summary_shows_structure_alone():
     frozen[1].weight.requires_grad_(False)
     found = bninspect.diff(a, bninspect.summary(frozen, (3, 12, 12)))
     assert {"trainable", "totals.num_trainable_parameters"} <= {each.field for each in found.differences}
+
+
+class Place(msgspec.Struct, frozen=True):
+    path: str
+    channels: tuple[int, ...] | None = None
+
+
+class Finding(msgspec.Struct, frozen=True):
+    code: str
+    severity: str
+    message: str
+    layers: tuple[Place, ...]
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True):
+    """A report that has entries with codes, and no layers of its own."""
+
+    schema: str = "bninspect.findings"
+    schema_version: int = 1
+    tool: Tool = Tool(bninspect="0", python="3")
+    source: Source = Source()
+    num_layers: int = 2
+    findings: tuple[Finding, ...] = ()
+
+
+def finding(code, *paths, severity="warning", message="d is 0.71"):
+    return Finding(code, severity, message, tuple(Place(path, (1,)) for path in paths))
+
+
+def test_entries_of_any_report_are_matched_by_code_and_layer():
+    a = Findings(findings=(finding("BN101", "a", "b"), finding("BN107", "c")))
+    b = Findings(findings=(finding("BN101", "b", "c", severity="error"), finding("BN401", "a", "c")))
+    found = bninspect.diff(a, b)
+    assert sorted(fields(found)) == [
+        ("added", "a", "findings.BN401"),
+        ("added", "c", "findings.BN101"),
+        ("added", "c", "findings.BN401"),
+        ("removed", "a", "findings.BN101"),
+        ("removed", "c", "findings.BN107"),
+        ("setting", "", "findings.BN101.severity"),
+    ]
+    assert (found.num_layers, found.notes) == (2, ())
+    reworded = Findings(findings=(finding("BN101", "a", "b", message="d is 0.72"), finding("BN107", "c")))
+    assert bninspect.diff(a, reworded).equal
 
 
 # --- ranks, copies, and what a file does not know

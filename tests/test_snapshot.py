@@ -124,6 +124,14 @@ def test_another_batch_is_refused_and_updated(project, capsys):
     assert run(other) == 0
 
 
+def test_update_does_not_overwrite_what_it_cannot_read(project, capsys):
+    for content in ("{}", '{"weights": [1, 2, 3]}', '{"schema": "bninspect.stats", "schema_version": 99}'):
+        (project / "bn.json").write_text(content)
+        assert run([*STATS, "--update"]) == 2
+        assert (project / "bn.json").read_text() == content
+    assert "written by a newer bninspect" in capsys.readouterr().err
+
+
 def test_another_torch_is_a_note(project, capsys):
     assert run([*STATS, "--update"]) == 0
     stored = json.loads((project / "bn.json").read_text())
@@ -178,7 +186,8 @@ def test_bytes_are_the_same_in_another_process(project):
 def test_channels_are_kept_beside_and_compared(project, capsys):
     assert run([*STATS, "--channels", "--update"]) == 0
     stored = snapshot.load(project / "bn.json")
-    live = bninspect.stats(__import__("nets").make(), torch.load(project / "batch.pt"))
+    exec(NETS, code := {})
+    live = bninspect.stats(code["make"](), torch.load(project / "batch.pt"))
     for ours, theirs in zip(stored.layers, live.layers, strict=True):
         for name in Channels.__struct_fields__:
             np.testing.assert_array_equal(getattr(ours.channels, name), getattr(theirs.channels, name))

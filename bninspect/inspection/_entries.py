@@ -102,4 +102,5 @@ def _label(entry: Any) -> str:
 def _words(entry: Any) -> str:
     names = ("code", "name", "severity", "kind", "num_features", "calls")
     known = [str(getattr(entry, name)) for name in names if getattr(entry, name, None) is not None]
-    return " ".join(known)
+    channels = getattr(entry, "channels", None)
+    return " ".join(known) or ("the layer" if channels is None else f"{len(channels):,} channels")

@@ -67,7 +67,7 @@ def diff(
         compared=old.schema if old.schema == new.schema else "what both know",
         tolerance=limits,
         equal=not found,
-        num_layers=len(pairs.together),
+        num_layers=len(pairs.together) if _layers(old) or _layers(new) else getattr(new, "num_layers", 0),
         differences=tuple(found),
         statistics_only=tuple(drifted),
         notes=tuple(_notes(old, new, pairs.together)),
@@ -165,10 +165,8 @@ def _notes(a: Any, b: Any, together: list[tuple[Any, Any]]) -> Iterator[str]:
         old, new = getattr(a.tool, name), getattr(b.tool, name)
         if old is not None and new is not None and old != new:
             yield f"made with {name} {old}, and compared with one made with {name} {new}"
-    for name in ("model", "weights"):
-        old, new = getattr(a.source, name), getattr(b.source, name)
-        if old is not None and new is not None and old != new:
-            yield f"{name}: {old}, and {new}"
+    if None not in (a.source.weights, b.source.weights) and a.source.weights != b.source.weights:
+        yield f"the weights are {a.source.weights}, and {b.source.weights}"
     if a.source.batch_sha256 and b.source.batch_sha256 and a.source.batch_sha256 != b.source.batch_sha256:
         yield "the two were made of different batches"
     if any(getattr(old, "dtype", None) != getattr(new, "dtype", None) for old, new in together):
@@ -176,7 +174,7 @@ def _notes(a: Any, b: Any, together: list[tuple[Any, Any]]) -> Iterator[str]:
     half = [1 for old, new in together if _has_vectors(old) != _has_vectors(new)]
     if half:
         yield "one of the two holds no channel vectors: the ranges over channels were compared"
-    if not together:
+    if not together and _layers(a) and _layers(b):
         yield "no layer is in both"
 
 
