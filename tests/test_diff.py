@@ -20,11 +20,12 @@ import bninspect
 from bninspect import codec, snapshot
 from bninspect.cli import run
 from bninspect.errors import InputError, SourceError
-from bninspect.inspection.diff import of_layers
+from bninspect.inspection._stored import stats as of_layers
 from bninspect.layers import BatchNormLayer
 from bninspect.report import Source, Tolerance, Tool
 
 replace = msgspec.structs.replace
+LAYERS = "nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, eps=0.001), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)"
 FORMATS = ("table", "json", "markdown", "csv")
 
 
@@ -299,6 +300,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "bninspect.findings"
     schema_version: int = 1
     tool: Tool = Tool(bninspect="0", python="3")
+    notes: tuple[str, ...] = ()
     source: Source = Source()
     num_layers: int = 2
     findings: tuple[Finding, ...] = ()
@@ -454,6 +456,49 @@ def test_a_model_against_a_stored_report(files, capsys):
     assert ("removed", "4") in {(each["what"], each["path"]) for each in found["differences"]}
     assert ("eps", 1e-3, 1e-5) in {(each["field"], each["a"], each["b"]) for each in found["differences"]}
     assert run(["diff", "nets.py:model", "nets.py:model"]) == 0
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """Two ranks' state dicts (equal parameters), and one of another training."""
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    states = {"rank0": network().state_dict(), "rank1": network().state_dict(), "other": network(seed=1).state_dict()}
+    states["rank1"]["4.running_var"] *= 2
+    for name, state in states.items():
+        torch.save(state, f"{name}.pt")
+        save_file(state, f"{name}.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_checkpoints_are_compared_without_torch(checkpoints, suffix):
+    code = (
+        "import sys\nfrom bninspect.cli import run\n"
+        "code = run(sys.argv[1:])\nsys.exit(9 if 'torch' in sys.modules else code)"
+    )
+    for other, expected in (("rank0", 0), ("rank1", 1), ("other", 1)):
+        command = ["diff", f"rank0.{suffix}", f"{other}.{suffix}", "--format", "json"]
+        done = subprocess.run([sys.executable, "-c", code, *command], check=False, capture_output=True, text=True)
+        assert done.returncode == expected, done.stderr
+        assert json.loads(done.stdout)["statistics_only"] == (["4"] if other == "rank1" else [])
+
+
+def test_a_checkpoint_against_a_model_and_a_snapshot(checkpoints, capsys):
+    (checkpoints / "nets.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(" + LAYERS + ")\n"
+    )
+    assert run(["diff", "rank0.pt", "nets.py:make", "--checkpoint", "rank0.pt"]) == 0
+    assert run(["diff", "rank0.pt", "nets.py:make", "--checkpoint", "other.pt"]) == 1
+    assert run(["stats", "rank0.pt", "--snapshot", "bn.json", "--channels", "--update"]) == 0
+    assert run(["diff", "bn.json", "rank0.safetensors"]) == 0
+    assert run(["stats", "rank1.pt", "--snapshot", "bn.json"]) == 1
+    assert run(["summary", "rank0.pt", "--snapshot", "s.json", "--update"]) == 0
+    assert run(["summary", "rank1.pt", "--snapshot", "s.json"]) == 0
+    capsys.readouterr()
+    assert run(["diff", "rank0.pt", "rank1.pt", "--checkpoint", "other.pt"]) == 2
+    assert "both sides are files" in capsys.readouterr().err
 
 
 # --- the schema

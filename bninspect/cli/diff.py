@@ -10,7 +10,9 @@ import click
 from bninspect import _plugins
 from bninspect.cli import _options as options
 from bninspect.cli._output import emit
+from bninspect.models import StoredModel
 
+_NO_OPTIONS: dict[str, Any] = {"weights": None, "model_args": ()}
 EPILOG = """\b
 Examples:
   bninspect diff before.json after.json
@@ -35,6 +37,8 @@ def diff(a: str, b: str, fmt: str, *, output: str | None, color: str, tolerance:
     from bninspect.inspection import diff as comparison
 
     limits = comparison.tolerance_of(tolerance)
+    if all(Path(text).is_file() for text in (a, b)) and (settings["weights"] or settings["checkpoint"]):
+        raise click.UsageError("--weights and --checkpoint fill a model that can run, and both sides are files")
     sides = [_side(text, settings) for text in (a, b)]
     report = comparison.diff(*sides, tolerance=limits)
     emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
@@ -43,26 +47,30 @@ def diff(a: str, b: str, fmt: str, *, output: str | None, color: str, tolerance:
 
 def _side(text: str, settings: dict[str, Any]) -> Any:
     from bninspect import snapshot
+    from bninspect.inspection import _stored as stored
 
     path = Path(text)
     if snapshot.is_stored_report(path):
         options.say(settings["verbose"], f"stored report {text}")
         return snapshot.load(path)
-    weights = None if path.is_file() else settings["weights"]
-    found = options.find_model(text, weights, () if path.is_file() else settings["model_args"])
+    found = options.find_model(text, **(_NO_OPTIONS if path.is_file() else _options_of_a_model(settings)))
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
-    return _stored_values(found)
+    if isinstance(found, StoredModel):
+        return stored.stats(found.layers, options.source_of(found), found.notes)
+    return _built(found)
 
 
-def _stored_values(found: Any) -> Any:
-    """A report of the values that a model or a file holds; nothing is run."""
+def _options_of_a_model(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("weights", "model_args", "checkpoint", "strict")}
+
+
+def _built(found: Any) -> Any:
+    """A report of the values that a model has; nothing is run. Random weights are the same every time."""
     import msgspec
+    import torch
 
     from bninspect.inspection import diff as comparison
 
-    source = options.source_of(found)
-    if hasattr(found, "layers"):
-        report = comparison.of_layers(found.layers, source)
-    else:
-        report = comparison.of_module(found.build(), source)
-    return msgspec.structs.replace(report, notes=found.notes)
+    torch.manual_seed(0)
+    report = comparison.of_module(found.build(), options.source_of(found))
+    return options.with_remarks(msgspec.structs.replace(report, notes=found.notes), found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bninspect import __version__
 from bninspect.errors import InputError
 from bninspect.inspection import _entries as entries
-from bninspect.inspection import _figures as figures
+from bninspect.inspection import _stored as stored
 from bninspect.inspection._layers import layer_differences, statistics_only
 from bninspect.inspection._pairs import in_order, pair
 from bninspect.report import Difference, DiffReport, Source, StatsReport, Tolerance, Tool
@@ -96,22 +96,13 @@ def tolerance_of(given: Tolerance | str | tuple[float, float]) -> Tolerance:
     return Tolerance(mean=mean, var=var)
 
 
-def of_layers(layers: Iterable[BatchNormLayer], source: Source, tool: Tool | None = None) -> StatsReport:
-    """The stored values of a model as a report; nothing is run."""
-    return StatsReport(
-        tool=tool or Tool(bninspect=__version__, python=platform.python_version()),
-        source=source,
-        layers=tuple(figures.stored(layer) for layer in layers),
-    )
-
-
 def of_module(model: Any, source: Source | None = None) -> StatsReport:
     """The stored values of a module as a report; nothing is run."""
     from bninspect import observe
 
     model = observe.unwrap(model)
     layers = [observe.describe(path, module) for path, module in observe.batchnorms(model).items()]
-    return of_layers(layers, source or Source(model=type(model).__name__))
+    return stored.stats(layers, source or Source(model=type(model).__name__))
 
 
 def _report(given: Any) -> Any:
@@ -127,7 +118,7 @@ def _report(given: Any) -> Any:
         raise InputError(
             f"a report, a torch.nn.Module or a list of BatchNorm layers was expected, not {type(given).__name__}"
         )
-    return of_layers(layers, Source(evidence="tensors"))
+    return stored.stats(layers, Source(evidence="tensors"))
 
 
 def _layers(report: Any) -> tuple[Any, ...]:
@@ -174,6 +165,8 @@ def _notes(a: Any, b: Any, together: list[tuple[Any, Any]]) -> Iterator[str]:
     half = [1 for old, new in together if _has_vectors(old) != _has_vectors(new)]
     if half:
         yield "one of the two holds no channel vectors: the ranges over channels were compared"
+    for notes, others in ((a.notes, b.notes), (b.notes, a.notes)):
+        yield from (note for note in notes if note not in others)
     if not together and _layers(a) and _layers(b):
         yield "no layer is in both"
 

@@ -12,7 +12,7 @@ import pytest
 
 import bninspect
 from bninspect import snapshot
-from bninspect.inspection.diff import of_layers
+from bninspect.inspection._stored import stats as of_layers
 from bninspect.layers import BatchNormLayer
 from bninspect.report import Source
 
