@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +133,8 @@ class BatchNormSnapshot:
 
 
 def _file_name(text: str) -> str:
+    import hashlib
+
     plain = re.sub(r"[^\w.=-]+", "_", text, flags=re.ASCII)[:100].strip("_")
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
