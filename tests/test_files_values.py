@@ -236,6 +236,6 @@ def test_a_hundred_thousand_layers(path):
         file.write(build.many_layers(100_000))
     start = time.process_time()
     layers = read(path).layers
-    assert time.process_time() - start < 15  # torch.load takes three times as long
+    assert time.process_time() - start < 30  # torch.load takes three times as long as this does
     assert len(layers) == 100_000
     same(layers[77_777], {f"bn.{field}": torch.tensor([4.0 * 77_777 + k]) for k, field in enumerate(FIELDS)})
