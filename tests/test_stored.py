@@ -122,6 +122,16 @@ def test_what_cannot_be_done_is_said(path, capsys, monkeypatch, arguments, text)
     assert "Traceback" not in err
 
 
+def test_a_long_table_is_laid_out_as_a_short_one_is(tmp_path, capsys):
+    for layers in (1000, 1001):
+        (tmp_path / f"{layers}.pt").write_bytes(build.many_layers(layers))
+    short, long = (printed(capsys, "stats", str(tmp_path / f"{n}.pt"))[1].splitlines() for n in (1000, 1001))
+    assert len(long) == len(short) + 1
+    assert [line.split() for line in long[4:1000] if "-" * 9 not in line] == [
+        line.split() for line in short[4:1000] if "-" * 9 not in line
+    ]
+
+
 def test_a_file_of_other_layers_alone(tmp_path, capsys):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "net.pt")
     code, out, _ = printed(capsys, "stats", str(tmp_path / "net.pt"))

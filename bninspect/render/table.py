@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.diff")
 _UNBOUNDED = 100_000
 _GAP = 3  # between two columns
+_MANY = 1000  # rows, above which a table is laid out here: rich takes a minute for a hundred thousand
+_LONG = 50_000  # characters of a text that rich need not look at
 
 
 def render(report: Report, *, color: bool, width: int | None) -> str:
     """A report as text; ``width`` is a terminal's, or ``None`` for text at its natural width, in ASCII."""
     from rich.console import Console
+    from rich.text import Text
 
     out = io.StringIO()
     console = Console(
@@ -36,7 +39,10 @@ def render(report: Report, *, color: bool, width: int | None) -> str:
         _environ={},
     )
     for part in parts(view(report), width):
-        console.print(part, soft_wrap=width is None)
+        if isinstance(part, Text) and len(part.plain) > _LONG:
+            out.write(part.plain + "\n")
+        else:
+            console.print(part, soft_wrap=width is None)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -48,7 +54,7 @@ def parts(shown: View, width: int | None) -> list[RenderableType]:
     pieces += [Text(printable(line, 1000), style="dim") for line in shown.above]
     for table in shown.tables:
         kept, hidden = _fit(table, width)
-        pieces += [Text(), _table(table, kept, width)]
+        pieces += [Text(), _long(table, kept) if len(table.rows) > _MANY else _table(table, kept, width)]
         if hidden:
             names = ", ".join(column.head for column in hidden)
             pieces.append(Text(f"(not shown for lack of width: {names}; --format csv has all)", style="dim"))
@@ -88,6 +94,21 @@ def _table(table: Table, kept: list[int], width: int | None) -> Any:
     for row in table.rows:
         drawn.add_row(*(Text(printable(row[index])) for index in kept))
     return drawn
+
+
+def _long(table: Table, kept: list[int]) -> Any:
+    """The same columns as plain text; wide characters may shift a cell."""
+    from rich.text import Text
+
+    columns = []
+    for index in kept:
+        column = table.columns[index]
+        cells = [column.head, *(printable(row[index]) for row in table.rows)]
+        width = max(map(len, cells))
+        columns.append([cell.ljust(width) if column.justify == "left" else cell.rjust(width) for cell in cells])
+    lines = [(" " * _GAP).join(row).rstrip() for row in zip(*columns, strict=True)]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return Text("\n".join(lines), no_wrap=True)
 
 
 def _plain_box() -> Any:
