@@ -77,14 +77,23 @@ def save(path: Path, report: Report, *, vectors: bool = False) -> None:
     writing.move(_fresh(companion), companion)
 
 
-def as_stored(report: Report) -> Report:
-    """The report as it would be read back: what JSON cannot tell apart (infinity, NaN, nothing) is made alike."""
-    if not _layers_with_channels(report):
-        return codec.decode(codec.encode(report).encode(), "the report")
-    back: Any = codec.decode(codec.encode(_without_channels(report)).encode(), "the report")
+def as_stored(report: Report, *, vectors: bool) -> Report:
+    """The report as it would be read back, with or without its vectors.
+
+    What JSON cannot tell apart (infinity, NaN, nothing) is made alike, but for the vectors, which are not in it.
+    """
+    live = has_vectors(report)
+    back: Any = codec.decode(codec.encode(_without_channels(report) if live else report).encode(), "the report")
+    if not live or not vectors:
+        return back  # type: ignore[no-any-return]
     pairs = zip(back.layers, report.layers, strict=True)  # type: ignore[union-attr]
     filled = tuple(msgspec.structs.replace(layer, channels=full.channels) for layer, full in pairs)
     return msgspec.structs.replace(back, layers=filled)  # type: ignore[no-any-return]
+
+
+def has_vectors(report: Report) -> bool:
+    """Whether a report holds the channel vectors of any layer."""
+    return bool(_layers_with_channels(report))
 
 
 def _without_channels(report: Any) -> Any:

@@ -83,7 +83,9 @@ def test_a_missing_snapshot_names_the_command_that_writes_it(project, capsys):
     assert command[0] == "bninspect"
     assert run(command[1:]) == 0
     assert run(STATS) == 0
-    assert "No difference in 2 layers." in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "No difference in 2 layers." in shown
+    assert "Note" not in shown
 
 
 def test_differences_are_printed_and_exit_1(project, capsys):
@@ -196,6 +198,15 @@ def test_channels_are_kept_beside_and_compared(project, capsys):
     assert any(entry["what"] == "channels" and entry["num_channels"] == 6 for entry in found)
     assert run([*STATS, "--model-arg", "shift=0.01", "--update"]) == 0
     assert snapshot.load(project / "bn.json").layers[0].channels is not None  # vectors stay without being asked for
+
+
+def test_json_with_vectors_in_it_is_a_snapshot_too(project, capsys):
+    inline = ["stats", "nets.py:make", "--batch", "batch.pt", "--channels", "--format", "json", "-o", "bn.json"]
+    assert run(inline) == 0
+    assert run(STATS) == 0
+    capsys.readouterr()
+    assert run([*STATS, "--model-arg", "shift=0.01", "--format", "json"]) == 1
+    assert "channels" in {each["what"] for each in json.loads(capsys.readouterr().out)["differences"]}
 
 
 # --- reading

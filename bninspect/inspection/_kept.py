@@ -72,8 +72,8 @@ class Kept:
             snapshot.save(self.path, report, vectors=vectors)
             return Outcome(report=None, written=True)
         same_batch = self._same_batch(report)
-        found = diff(self.stored, snapshot.as_stored(report), tolerance=self.tolerance)
-        had = getattr(self.stored, "vectors", None) is not None
+        had = snapshot.has_vectors(self.stored)
+        found = diff(self.stored, snapshot.as_stored(report, vectors=had), tolerance=self.tolerance)
         stale = not found.equal or not same_batch or (vectors and not had)
         if self.update and stale:
             snapshot.save(self.path, report, vectors=vectors or had)

@@ -41,17 +41,21 @@ def _name(source: Source) -> str:
 def _how(report: DiffReport) -> str:
     limits = report.tolerance
     return (
-        f"{report.num_layers:,} layers in both; tolerance {limits.mean:g} standard deviations for means, "
+        f"{_plural(report.num_layers, 'layer')} in both; tolerance {limits.mean:g} standard deviations for means, "
         f"{limits.var:g} relative for variances"
     )
 
 
 def _verdict(report: DiffReport) -> str:
     if report.equal:
-        return f"No difference in {report.num_layers:,} layers."
+        return f"No difference in {_plural(report.num_layers, 'layer')}."
     layers = len({difference.path for difference in report.differences})
     count = len(report.differences)
-    return f"{count:,} difference{'s' * (count > 1)} in {layers:,} place{'s' * (layers > 1)}."
+    return f"{_plural(count, 'difference')} in {_plural(layers, 'place')}."
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _drift(report: DiffReport) -> tuple[str, ...]:
