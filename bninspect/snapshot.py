@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bninspect import codec, writing
-from bninspect.errors import SourceError
+from bninspect.errors import BNInspectError, SourceError
 from bninspect.report import Channels, Report, Vector
 from bninspect.text import printable
 
@@ -62,6 +62,7 @@ def save(path: Path, report: Report, *, vectors: bool = False) -> None:
         writing.write(path, codec.encode(report))
         return
     companion = _companion(path)
+    _finish(path, companion)
     found = _vectors_of(report) if vectors else {}
     plain = _without_channels(report)
     if not found:
@@ -73,8 +74,21 @@ def save(path: Path, report: Report, *, vectors: bool = False) -> None:
     blob = _packed(found)
     plain = msgspec.structs.replace(plain, vectors=hashlib.sha256(blob).hexdigest())
     writing.write(_fresh(companion), blob)
-    writing.write(path, codec.encode(plain))
+    try:
+        writing.write(path, codec.encode(plain))
+    except BNInspectError:
+        _fresh(companion).unlink(missing_ok=True)
+        raise
     writing.move(_fresh(companion), companion)
+
+
+def _finish(path: Path, companion: Path) -> None:
+    """Rename what an earlier writer, killed between its last two steps, had yet to rename: the JSON needs it."""
+    fresh = _fresh(companion)
+    if fresh.is_file() and path.is_file():
+        digest = hashlib.sha256(_read(fresh)).hexdigest()
+        if digest.encode() in _read(path):
+            writing.move(fresh, companion)
 
 
 def as_stored(report: Report, *, vectors: bool) -> Report:

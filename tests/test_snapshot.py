@@ -401,6 +401,67 @@ def test_killed_at_any_moment_the_old_or_the_new_is_whole(tmp_path):
     assert left == []  # what the killed ones left is gone
 
 
+TWICE = """
+import itertools, os, pathlib, shutil, sys
+from bninspect import snapshot
+
+folder = pathlib.Path(sys.argv[1])
+reports = [snapshot.load(folder / f"{name}.json") for name in "abc"]
+work, target = folder / "work", folder / "work" / "bn.json"
+
+def which():
+    found = snapshot.load(target)
+    mean = found.layers[0].channels.mean
+    matches = [i for i, each in enumerate(reports) if (mean == each.layers[0].channels.mean).all()]
+    assert len(matches) == 1 and found.layers[0].mean_min == reports[matches[0]].layers[0].mean_min
+    return matches[0]
+
+def killed_at(step, report):
+    child = os.fork()
+    if not child:
+        steps = itertools.count(1)
+        def look(event, arguments):
+            if event in {"open", "os.rename", "os.remove", "os.chmod"} and str(work) in str(arguments[0]):
+                if next(steps) == step:
+                    os._exit(9)
+        sys.addaudithook(look)
+        snapshot.save(target, report, vectors=True)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+kills = 0
+for first in itertools.count(1):
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    snapshot.save(target, reports[0], vectors=True)
+    again = killed_at(first, reports[1])
+    state = which()
+    assert state in (0, 1)
+    shutil.copytree(work, folder / "state", dirs_exist_ok=False)
+    for second in itertools.count(1):
+        shutil.rmtree(work)
+        shutil.copytree(folder / "state", work)
+        more = killed_at(second, reports[2])
+        assert which() in (state, 2), (first, second)
+        kills += more
+        if not more:
+            break
+    shutil.rmtree(folder / "state")
+    if not again:
+        break
+print(kills)
+"""
+
+
+def test_killed_at_every_step_twice_in_a_row(tmp_path):
+    """The second writer finds what the first one left, wherever that was killed, and is killed at every step too."""
+    for seed, name in enumerate("abc"):
+        snapshot.save(tmp_path / f"{name}.json", report_of(seed), vectors=True)
+    done = ended([sys.executable, "-c", TWICE, str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 80
+
+
 def test_a_reader_between_the_two_steps_finds_the_new_pair(stored):
     """As left by a writer that was killed after the JSON was put in place."""
     companion = stored.with_suffix(".safetensors")
