@@ -11,6 +11,9 @@ class BatchNormLayer(Struct, frozen=True, kw_only=True):
     Any field but ``path``, ``kind`` and ``num_features`` may be unknown (``None``): a state dict holds no eps, a
     ``FrozenBatchNorm2d`` no momentum. ``momentum`` is PyTorch's: the weight of the new batch; it is also ``None`` for a
     cumulative average. Vectors have shape ``[num_features]``.
+
+    ``dtype`` is that of the stored statistics (vectors of 16-bit types are widened to float32 to be looked at);
+    ``trainable`` tells whether gamma or beta takes gradients.
     """
 
     path: str
@@ -26,3 +29,5 @@ class BatchNormLayer(Struct, frozen=True, kw_only=True):
     running_mean: Vector | None = None
     running_var: Vector | None = None
     num_batches_tracked: int | None = None
+    dtype: str | None = None
+    trainable: bool | None = None

@@ -72,6 +72,8 @@ def describe(path: str, module: nn.Module) -> BatchNormLayer:
         running_mean=mean,
         running_var=var,
         num_batches_tracked=int(tracked) if isinstance(tracked, Tensor) and not tracked.is_meta else None,
+        dtype=_dtype(module),
+        trainable=_trainable(module),
     )
 
 
@@ -83,6 +85,20 @@ def num_features(module: nn.Module) -> int:
     mean = module.running_mean
     assert isinstance(mean, Tensor)
     return len(mean)
+
+
+def _dtype(module: nn.Module) -> str | None:
+    mean = getattr(module, "running_mean", None)
+    return str(mean.dtype).removeprefix("torch.") if isinstance(mean, Tensor) else None
+
+
+def _trainable(module: nn.Module) -> bool | None:
+    flags = [
+        value.requires_grad
+        for value in (getattr(module, name, None) for name in ("weight", "bias"))
+        if isinstance(value, Tensor)
+    ]
+    return any(flags) if flags else None
 
 
 def _vector(module: nn.Module, name: str) -> Vector | None:

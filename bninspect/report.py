@@ -15,6 +15,7 @@ import numpy.typing as npt
 Vector = npt.NDArray[Any]
 Mode = Literal["eval", "train"]
 Trainable = Literal["yes", "no", "partial"]
+Severity = Literal["error", "warning", "info"]
 Shape = tuple[int, ...]
 Shapes = tuple[Any, ...] | None  # of one tensor, or nested as the tensors are
 
@@ -328,4 +329,57 @@ class DiffReport(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-Report = SummaryReport | StatsReport | DiffReport
+class Place(Struct, frozen=True, kw_only=True):
+    """Where a finding was made: a layer, the channels of it (``None``: the layer as a whole), and the numbers."""
+
+    path: str
+    channels: tuple[int, ...] | None = None
+    evidence: dict[str, float | int | None] = {}
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One kind of fault in one model, with every layer that has it.
+
+    ``path``, ``channels`` and ``evidence`` are those of the first layer (``path`` is ``None`` where the finding is of
+    the model as a whole); ``layers`` has all of them. The numbers of ``evidence`` bear the names of the fields of
+    :class:`StatsLayer` where they are such fields.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    path: str | None = None
+    channels: tuple[int, ...] | None = None
+    message: str
+    evidence: dict[str, float | int | None] = {}
+    fix: str
+    layers: tuple[Place, ...] = ()
+
+
+class Silent(Struct, frozen=True, kw_only=True):
+    """A rule that could not be applied, and why."""
+
+    code: str
+    name: str
+    reason: str
+
+
+class CheckReport(Struct, frozen=True, kw_only=True):
+    """What :func:`bninspect.check` returns: findings by severity, then code.
+
+    ``rules`` are the codes that were asked for; ``silent`` are those of them that could not look.
+    """
+
+    schema: Literal["bninspect.check"] = "bninspect.check"
+    schema_version: int = 1
+    tool: Tool
+    source: Source
+    num_layers: int
+    num_images: int | None = None
+    rules: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    silent: tuple[Silent, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Report = SummaryReport | StatsReport | CheckReport | DiffReport

@@ -206,7 +206,8 @@ def test_num_batches_tracked_and_what_is_unknown(path):
     layer = read(path).layers[0]
     assert msgspec.structs.asdict(layer) | dict.fromkeys(FIELDS) == {
         "path": "0", "kind": "BatchNorm", "num_features": 5, "eps": None, "momentum": None, "affine": True,
-        "track_running_stats": True, "training": None, "num_batches_tracked": 41, **dict.fromkeys(FIELDS),
+        "track_running_stats": True, "training": None, "num_batches_tracked": 41,
+        "dtype": "float32", "trainable": None, **dict.fromkeys(FIELDS),
     }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ import click
 
 from bninspect import __version__
 from bninspect.cli._output import ClosedPipeError, silence
+from bninspect.cli.check import check
 from bninspect.cli.diff import diff
+from bninspect.cli.rule import rule
 from bninspect.cli.schema import schema
 from bninspect.cli.stats import stats
 from bninspect.cli.summary import summary
@@ -27,6 +29,8 @@ def cli() -> None:
 
 cli.add_command(summary)
 cli.add_command(stats)
+cli.add_command(check)
+cli.add_command(rule)
 cli.add_command(diff)
 cli.add_command(schema)
 

@@ -241,3 +241,18 @@ def say(verbose: bool, text: str) -> None:  # noqa: FBT001
     """A line on standard error, where ``-v`` asked for it."""
     if verbose:
         click.echo(text, err=True)
+
+
+def build(found: Any, seed: int) -> Any:
+    """The model, with random weights (where it has no others) that are the same every time."""
+    if found is None:
+        return None
+    import torch
+
+    torch.manual_seed(seed)
+    return found.build()
+
+
+def trained_transforms(found: Any, settings: dict[str, Any]) -> str | None:
+    """The name of the torchvision weights that were asked for, whose transforms then fit."""
+    return found.weights if found and settings["weights"] and found.kind == "torchvision" else None

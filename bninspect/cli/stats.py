@@ -116,12 +116,12 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
         dtypes=settings["dtypes"],
         size=settings["batch_size"],
         seed=settings["seed"],
-        transforms=settings["transforms"] or _trained_transforms(found, settings),
+        transforms=settings["transforms"] or options.trained_transforms(found, settings),
         workers=settings["workers"],
         max_batches=settings["max_batches"],
     )
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
-    built = _build(found, settings["seed"])
+    built = options.build(found, settings["seed"])
     mark = _fingerprint(given.data) if hashed else None
     with watching(given.num_images, live=settings["live"]) as on_piece:
         report = bninspect.stats(
@@ -141,25 +141,10 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
     return options.with_remarks(report, found) if found else report
 
 
-def _trained_transforms(found: Any, settings: dict[str, Any]) -> str | None:
-    """The name of the torchvision weights that were asked for, whose transforms then fit."""
-    return found.weights if found and settings["weights"] and found.kind == "torchvision" else None
-
-
 def _fingerprint(batch: Any) -> Any:
     from bninspect.fingerprint import Fingerprint
 
     return Fingerprint(batch)
-
-
-def _build(found: Any, seed: int) -> Any:
-    """The model, with random weights (where it has no others) that are the same every time."""
-    if found is None:
-        return None
-    import torch
-
-    torch.manual_seed(seed)
-    return found.build()
 
 
 def _wants_values(found: Any, given: Any, asked: bool | None) -> bool:  # noqa: FBT001

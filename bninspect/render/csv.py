@@ -12,9 +12,9 @@ from bninspect.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.report import Report, StatsLayer, StatsReport
+    from bninspect.report import CheckReport, Report, StatsLayer, StatsReport
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.diff")
+SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
 
 
 def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: ARG001
@@ -27,6 +27,9 @@ def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: A
 
 
 def _rows(report: Any) -> Iterator[list[Any]]:
+    if report.schema == "bninspect.check":
+        yield from _findings(report)
+        return
     if report.schema == "bninspect.stats" and any(layer.channels is not None for layer in report.layers):
         yield from _channels(report)
         return
@@ -34,6 +37,17 @@ def _rows(report: Any) -> Iterator[list[Any]]:
     yield names
     for entry in report.differences if report.schema == "bninspect.diff" else report.layers:
         yield [getattr(entry, name) for name in names]
+
+
+def _findings(report: CheckReport) -> Iterator[list[Any]]:
+    """One line per finding and layer; evidence as ``name=value``, channels by their numbers."""
+    yield ["code", "name", "severity", "path", "channels", "message", "evidence", "fix"]
+    for finding in report.findings:
+        kind = [finding.code, finding.name, finding.severity]
+        for place in finding.layers or (finding,):
+            channels = None if place.channels is None else " ".join(map(str, place.channels))
+            evidence = " ".join(f"{name}={value!r}" for name, value in place.evidence.items())
+            yield [*kind, place.path, channels, finding.message, evidence, finding.fix]
 
 
 def _fields(report: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bninspect.report import Report
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.diff")
+SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
 
 
 def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: ARG001

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bninspect.render._view import Table
     from bninspect.report import Report
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.diff")
+SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
 
 
 def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: ARG001

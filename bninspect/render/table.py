@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from bninspect.report import Report
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.diff")
+SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
 _UNBOUNDED = 100_000
 _GAP = 3  # between two columns
 _MANY = 1000  # rows, above which a table is laid out here: rich takes a minute for a hundred thousand

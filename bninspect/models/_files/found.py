@@ -161,7 +161,11 @@ def _layer(path: str, found: Found, wanted: dict[str, Wanted]) -> BatchNormLayer
         track_running_stats=_flag(attributes.get("track_running_stats"), "running_mean" in vectors),
         training=_flag(attributes.get("training"), None),
         num_batches_tracked=None if tracked is None else int(tracked.flat[0]),
-        **vectors,
+        dtype=wanted["running_mean"].tensor.dtype if "running_mean" in wanted else None,
+        weight=vectors.get("weight"),
+        bias=vectors.get("bias"),
+        running_mean=vectors.get("running_mean"),
+        running_var=vectors.get("running_var"),
     )
 
 

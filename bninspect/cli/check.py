@@ -1,0 +1,131 @@
+"""``bninspect check``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bninspect import _plugins
+from bninspect.cli import _config as config
+from bninspect.cli import _options as options
+from bninspect.cli._output import emit
+
+EPILOG = """\b
+Examples:
+  bninspect check resnet50 --weights DEFAULT
+  bninspect check best.pt
+  bninspect check nets.py:model --batch images.npy --batch-size 32
+  bninspect check vgg16_bn --select BN3 --fail-on info
+  bninspect check nets.py:model --input 3,224,224 --format github
+\b
+Settings may stand in pyproject.toml:
+  [tool.bninspect]
+  select = ["BN1", "BN2"]
+  ignore = ["BN204"]
+  fail-on = "error"
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model")
+@click.option("--batch", metavar="SOURCE", help="Real data, prepared as for evaluation: a file, images, a loader.")
+@click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Images in one training step; the batch runs in such pieces."
+)
+@click.option(
+    "--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default those of --weights."
+)
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
+@click.option("--max-batches", type=click.IntRange(1), metavar="K", help="Stop a loader or a folder after K pieces.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random weights.")
+@options.input_options
+@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:K; default cpu.")
+@click.option("--select", metavar="CODE", multiple=True, help="Only these rules: BN203, or a beginning such as BN2.")
+@click.option("--ignore", metavar="CODE", multiple=True, help="Not these rules; repeatable, as --select is.")
+@click.option("--fail-on", type=click.Choice(config.FAIL_ON), help="Exit 1 from this severity on; default warning.")
+@click.option("--exit-zero", is_flag=True, help="Exit 0 whatever is found.")
+@options.model_options
+@options.output_options("bninspect.check")
+def check(model: str, batch: str | None, fmt: str, output: str | None, color: str, **given: Any) -> int:
+    """What is wrong with the BatchNorm layers of MODEL, and what to do about it.
+
+    Rules on stored values need MODEL alone, rules on the graph also the shape of an input, rules on data a real batch.
+    `bninspect rule` lists them. Exit code 1: there are findings.
+    """
+    settings = {**config.settings(), **_said(given)}
+    report = _check(model, batch, {**given, **settings})
+    emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
+    return _exit_code(report, settings)
+
+
+def _said(given: dict[str, Any]) -> dict[str, Any]:
+    """What the command line says beside the settings file; a list there replaces the file's."""
+    said = {"select": _codes(given["select"]), "ignore": _codes(given["ignore"]), "fail-on": given["fail_on"]}
+    return {name: value for name, value in {**said, "exit-zero": given["exit_zero"]}.items() if value}
+
+
+def _codes(values: tuple[str, ...]) -> list[str]:
+    return [code.strip() for value in values for code in value.split(",")]
+
+
+def _check(model: str, batch: str | None, settings: dict[str, Any]) -> Any:
+    import msgspec
+
+    import bninspect
+    from bninspect.inspection.check import chosen
+
+    rules = {"select": settings.get("select", ()), "ignore": settings.get("ignore", ())}
+    chosen(**rules)
+    names = ("weights", "model_args", "checkpoint", "strict")
+    found: Any = options.find_model(model, **{name: settings[name] for name in names})
+    options.say(settings["verbose"], f"{found.kind} model {found.name}")
+    if options.is_stored(found):
+        if batch is not None:
+            raise click.UsageError(f"--batch is for a model that can run, and {found.name} is a file: leave it out")
+        size = settings["batch_size"]
+        report = bninspect.check(found.layers, batch_size=size, source=options.source_of(found), **rules)
+    else:
+        report = _live(found, batch, settings, rules)
+    return options.with_remarks(msgspec.structs.replace(report, notes=(*report.notes, *found.notes)), found)
+
+
+def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[str, Any]) -> Any:
+    import bninspect
+
+    data = _batch(found, batch, settings)
+    return bninspect.check(
+        options.build(found, settings["seed"]),
+        data.data if data else None,
+        input_size=settings["shapes"] or None,
+        batch_size=settings["batch_size"],
+        device=settings["device"],
+        source=options.source_of(found, data),
+        **rules,
+    )
+
+
+def _batch(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:
+    if batch is None:
+        return None
+    return options.find_batch(
+        batch,
+        key=settings["key"],
+        shapes=settings["shapes"],
+        dtypes=settings["dtypes"],
+        size=settings["batch_size"],
+        seed=settings["seed"],
+        transforms=settings["transforms"] or options.trained_transforms(found, settings),
+        workers=settings["workers"],
+        max_batches=settings["max_batches"],
+    )
+
+
+def _exit_code(report: Any, settings: dict[str, Any]) -> int:
+    """1 where a finding is at least as grave as ``--fail-on`` says."""
+    least = settings.get("fail-on", "warning")
+    if settings.get("exit-zero") or least == "never":
+        return 0
+    grave = config.FAIL_ON[: config.FAIL_ON.index(least) + 1]
+    return int(any(finding.severity in grave for finding in report.findings))

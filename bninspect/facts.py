@@ -1,0 +1,370 @@
+"""What the rules look at: the stored values of each layer, its place in the graph, and what real data did in it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from bninspect.report import Place, Severity, Vector
+
+if TYPE_CHECKING:
+    from bninspect.layers import BatchNormLayer
+    from bninspect.report import StatsLayer
+
+
+class Op(msgspec.Struct, frozen=True, kw_only=True):
+    """A module or function that made a tensor: its class or name, and what a rule may ask of it.
+
+    ``role`` is ``conv``, ``conv_transpose``, ``linear``, ``layer_norm``, ``attention``, ``rnn``, ``embedding``,
+    ``batchnorm``, ``relu``, ``dropout``, ``transpose``, ``input`` or ``other``; ``bias`` counts bias parameters,
+    ``consumers`` the operations that read the tensor (the model's output is one).
+    """
+
+    kind: str
+    role: str
+    path: str = ""
+    bias: int = 0
+    groups: int = 1
+    consumers: int = 0
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A BatchNorm layer in the graph of one forward of ``batch`` images; of several calls, the first is described.
+
+    Attributes:
+        values_per_image: values per channel and image; the least over the calls.
+        producer: what made the input.
+        followers: what reads the output.
+        dropout: the dropout that the input came through with no BatchNorm between.
+        transposed: whether axes were swapped between the input and the last layer that mixes them.
+        is_output: the output leaves the model, through a sigmoid or a softmax at most.
+    """
+
+    path: str
+    calls: int
+    input_shape: tuple[int, ...]
+    values_per_image: float
+    producer: Op | None
+    followers: tuple[Op, ...]
+    dropout: str | None = None
+    transposed: bool = False
+    is_output: bool = False
+
+
+class Graph(msgspec.Struct, frozen=True, kw_only=True):
+    """What one forward showed: BatchNorm layers in call order, those never called, and other names of a layer."""
+
+    nodes: dict[str, Node]
+    never_called: tuple[str, ...] = ()
+    aliases: dict[str, tuple[str, ...]] = {}
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of the input, and what it does to the distance of the first layer from its running statistics."""
+
+    name: str
+    before: float
+    after: float
+
+
+class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
+    """How predictions differ between running and batch statistics, beside how they differ between two batchings.
+
+    ``disagreement`` is the share of differing top-1 predictions, ``change`` the root mean square change of the scores
+    in units of their standard deviation over images; ``*_noise`` are the same of two groupings into batches.
+    """
+
+    batch_size: int
+    disagreement: float
+    change: float
+    disagreement_noise: float = 0.0
+    change_noise: float = 0.0
+
+
+class Padding(msgspec.Struct, frozen=True, kw_only=True):
+    """Constant ends of the samples at the first layer: share of positions, shortest and longest, in positions."""
+
+    share: float
+    shortest: int
+    longest: int
+    image: bool
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True):
+    """What real data showed, beside the statistics of each layer. ``None``: not measured, ``why`` says why not.
+
+    Attributes:
+        num_images: images seen.
+        batches: batches as the user made them; 1 where a single tensor was given.
+        square_error: by path, ``[2, num_features]``, standard errors over images of the mean square around
+            running_mean, and of its logarithm.
+        within: by path, unbiased variance within the user's batches, per channel.
+        between: share of channels of the first layer whose image means depend on the batch (F test at 0.001).
+        calls: by path of a layer called repeatedly, largest shift of the mean between two calls in running standard
+            deviations, and largest ratio of variances; medians over channels.
+        noise: by path, median over channels of the noise-to-signal ratio of batch statistics at the batch size.
+        modes: running against batch statistics.
+        padding: constant ends.
+        candidates: changes of the input that were tried.
+    """
+
+    num_images: int
+    batches: int
+    square_error: dict[str, Vector] = {}
+    within: dict[str, Vector] = {}
+    between: float | None = None
+    calls: dict[str, tuple[float, float]] = {}
+    noise: dict[str, float] | None = None
+    modes: ModeChange | None = None
+    padding: Padding | None = None
+    candidates: tuple[Candidate, ...] | None = None
+    why: dict[str, str] = {}
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rule found: a sentence that layers can share, and one layer's numbers (no layer: of the whole model)."""
+
+    message: str
+    severity: Severity | None = None
+    place: Place | None = None
+    evidence: dict[str, float | int | None] = {}
+    fix: str | None = None
+
+
+class Silence(msgspec.Struct, frozen=True):
+    """Why a rule does not apply."""
+
+    reason: str
+
+
+class LayerFacts:
+    """All that is known of one layer: ``stored`` (its fields are also read directly), ``live`` and ``node``."""
+
+    def __init__(
+        self,
+        stored: BatchNormLayer,
+        live: StatsLayer | None = None,
+        node: Node | None = None,
+        square_error: Vector | None = None,
+    ) -> None:
+        self.stored = stored
+        self.square_error = square_error
+        self.live: Any = live
+        self.channels: Any = live.channels if live else None
+        self.node: Any = node
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stored, name)
+
+    def hit(
+        self,
+        message: str,
+        channels: Any = None,
+        severity: Severity | None = None,
+        fix: str | None = None,
+        **evidence: Any,
+    ) -> Hit:
+        """A hit in this layer; ``channels`` is a mask ``[num_features]``."""
+        index = None if channels is None else tuple(int(channel) for channel in np.flatnonzero(channels))
+        if index is not None:
+            evidence = {"num_channels": len(index), **evidence}
+        numbers: dict[str, float | int | None] = {
+            name: _number(value) for name, value in evidence.items() if value is not None
+        }
+        place = Place(path=self.stored.path, channels=index, evidence=numbers)
+        return Hit(message=message, severity=severity, place=place, fix=fix)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the class never updates its statistics (FrozenBatchNorm2d and its like)."""
+        return self.stored.kind.startswith("Frozen")
+
+    @cached_property
+    def nonfinite(self) -> Any:
+        """Mask of channels with a NaN or an infinity in any stored vector, and how many entries there are."""
+        vectors = [vector for vector in self._vectors() if vector is not None and len(vector) == self.num_features]
+        return sum((~np.isfinite(vector) for vector in vectors), np.zeros(self.num_features, int))
+
+    def _vectors(self) -> tuple[Vector | None, ...]:
+        stored = self.stored
+        return stored.weight, stored.bias, stored.running_mean, stored.running_var
+
+    @cached_property
+    def lengths(self) -> set[int]:
+        """Lengths of the stored vectors."""
+        return {len(vector) for vector in self._vectors() if vector is not None}
+
+    @cached_property
+    def sound(self) -> bool:
+        """Whether every vector has one entry per channel, so that channels can be compared at all."""
+        return self.lengths <= {self.num_features}
+
+    @cached_property
+    def statistics_at_start(self) -> bool:
+        """Whether the running statistics are exactly 0 and 1."""
+        stored = self.stored
+        known = stored.running_mean is not None and stored.running_var is not None
+        return known and not np.any(stored.running_mean) and bool(np.all(stored.running_var == 1))
+
+    @cached_property
+    def affine_at_start(self) -> bool:
+        """Whether gamma is 0 or 1 everywhere and beta is 0, as layers are initialised."""
+        weight, bias = self.stored.weight, self.stored.bias
+        return (weight is None or bool(np.isin(weight, (0, 1)).all())) and (bias is None or not np.any(bias))
+
+    @cached_property
+    def affine_learned(self) -> bool:
+        """Whether gamma differs over channels, or beta from 0: no initialisation in use does that."""
+        weight, bias = self.stored.weight, self.stored.bias
+        varied = weight is not None and len(weight) > 0 and bool(np.any(weight != weight[0]))
+        return varied or (bias is not None and bool(np.any(bias)))
+
+    @cached_property
+    def output_std(self) -> Vector:
+        """Predicted standard deviation of each output channel, ``|weight| sqrt(rv / (rv + eps))``."""
+        var = np.asarray(self.running_var, np.float64)
+        gain = 1.0 if self.weight is None else np.abs(self.weight)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread: Vector = gain * np.sqrt(var / (var + self.eps))
+        return spread
+
+    @cached_property
+    def output_ratio(self) -> Vector:
+        """Predicted mean of each output channel in its standard deviations; NaN where nothing varies."""
+        bias = np.zeros(self.num_features) if self.bias is None else self.bias
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio: Vector = np.where(self.output_std > 0, bias / self.output_std, np.nan)
+        return ratio
+
+    @cached_property
+    def offset(self) -> Vector:
+        """``|running_mean| / sqrt(running_var)``; NaN where the variance is not positive."""
+        var = np.asarray(self.running_var, np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio: Vector = np.where(var > 0, np.abs(self.running_mean) / np.sqrt(var), np.nan)
+        return ratio
+
+    @cached_property
+    def output_range(self) -> tuple[Vector, Vector]:
+        """Least and greatest output of each channel over the data, from the extremes of the input."""
+        c, s = self.channels, self.stored
+        assert s.running_var is not None
+        assert s.eps is not None
+        with np.errstate(invalid="ignore"):
+            scale = (1.0 if s.weight is None else s.weight) / np.sqrt(s.running_var.astype(np.float64) + s.eps)
+            ends = [scale * (end - s.running_mean) + (0.0 if s.bias is None else s.bias) for end in (c.min, c.max)]
+        return np.minimum(*ends), np.maximum(*ends)
+
+    def far(self, z: float = 5.0, d: float = 0.5, r: float = 1.5, variance: float = 3.0) -> Any:
+        """Mask of channels whose statistics are certainly and materially off.
+
+        The mean is off by ``z`` standard errors over images, and ``|d| > d``; or the mean square around running_mean is
+        off from running_var by as many, and r is outside ``[1 / r, r]`` if the mean is off by half of ``d`` too, else
+        outside ``[1 / variance, variance]``.
+        """
+        c = self.channels
+        with np.errstate(invalid="ignore", divide="ignore"):
+            off = np.abs(c.z) > z
+            mean = off & (np.abs(c.d) > d)
+            if self.square_error is None:
+                return mean
+            square, (error, log_error) = c.var + (c.mean - self.running_mean) ** 2, self.square_error
+            certain = np.abs(square - self.running_var) > z * error
+            certain &= np.abs(np.log(square / self.running_var)) > z * log_error
+            return mean | (
+                certain
+                & (outside(c.r, 1 / variance, variance) | (off & (np.abs(c.d) > d / 2) & outside(c.r, 1 / r, r)))
+            )
+
+    @cached_property
+    def variance_ratio(self) -> float:
+        """Median over channels of ``running_var / var``: above 1 the layer expects more spread than there is."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return median((self.running_var + self.eps) / (self.channels.var + self.eps))
+
+
+class Facts:
+    """All that is known of a model, for the rules."""
+
+    def __init__(
+        self,
+        layers: tuple[LayerFacts, ...],
+        *,
+        graph: Graph | None = None,
+        data: Data | None = None,
+        batch_size: int | None = None,
+        averaged: bool = False,
+        adapting: bool = False,
+        why: dict[str, str] | None = None,
+    ) -> None:
+        self.layers = layers
+        self.graph: Any = graph
+        self.data: Any = data
+        self.batch_size = batch_size
+        self.averaged = averaged
+        self.adapting = adapting
+        self.why = why or {}
+
+    def having(self, *names: str) -> list[LayerFacts]:
+        """Layers of which all these fields are known, and whose vectors fit their number of channels."""
+        return [bn for bn in self.layers if bn.sound and all(getattr(bn, name) is not None for name in names)]
+
+    def missing(self, needs: tuple[str, ...]) -> str | None:
+        """Why a rule that needs these cannot look, if so: ``graph``, ``data`` or fields of a layer."""
+        if not self.layers:
+            return "there is no BatchNorm layer"
+        needs = tuple(name for name in needs if not name.endswith("?"))
+        for name in needs:
+            if name in ("graph", "data") and getattr(self, name) is None:
+                return self.why.get(name, f"there is no {name}")
+        fields = [name for name in needs if name not in ("graph", "data")]
+        if fields and not self.having(*fields):
+            return f"no layer has a known {' and '.join(fields)}"
+        return None
+
+    @cached_property
+    def untrained(self) -> bool:
+        """Whether every layer that can learn is as it was initialised."""
+        return is_untrained(tuple(bn.stored for bn in self.layers))
+
+
+def is_untrained(layers: tuple[BatchNormLayer, ...]) -> bool:
+    """Whether statistics and affine parameters of all layers are at their initial values."""
+    facts = [LayerFacts(layer) for layer in layers if layer.weight is not None or layer.running_var is not None]
+    known = [bn for bn in facts if not bn.frozen] or facts
+    return bool(known) and all(
+        bn.affine_at_start and (bn.statistics_at_start or bn.stored.running_var is None) for bn in known
+    )
+
+
+def median(values: Any) -> float:
+    """Median of the finite values; NaN of none."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else float("nan")
+
+
+def share(mask: Any) -> float:
+    """Share of true entries."""
+    return float(np.mean(mask)) if len(mask) else 0.0
+
+
+def outside(values: Any, low: float, high: float) -> Any:
+    """Mask of the values that are not between two bounds; NaN counts as inside."""
+    return (np.asarray(values) < low) | (np.asarray(values) > high)
+
+
+def trend(values: Any) -> tuple[float, float]:
+    """Slope of a straight line through values in their order, and the slope in its standard errors."""
+    y = np.asarray(values, np.float64)
+    x = np.arange(len(y)) - (len(y) - 1) / 2
+    slope = float((x * y).sum() / (x * x).sum())
+    rest = y - y.mean() - slope * x
+    error = float(np.sqrt((rest**2).sum() / max(len(y) - 2, 1) / (x * x).sum()))
+    return slope, slope / error if error else float(np.copysign(np.inf, slope))
+
+
+def _number(value: Any) -> float | int:
+    return int(value) if isinstance(value, (bool, int, np.integer)) else float(value)

@@ -1,0 +1,48 @@
+"""JUnit XML, which most CI systems show: a rule is a test case."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bninspect.render._check import where
+from bninspect.text import printable
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+    from bninspect.report import CheckReport
+
+SCHEMAS = ("bninspect.check",)
+_LIMIT = 2000
+
+
+def render(report: CheckReport, *, color: bool, width: int | None) -> str:  # noqa: ARG001
+    """One suite: errors and warnings fail, infos are its output, rules that could not look are skipped."""
+    from xml.etree import ElementTree as ET
+
+    suite = ET.Element("testsuite", name=printable(f"bninspect check {report.source.model or ''}".strip()))
+    for code in report.rules:
+        _case(suite, code, report)
+    counted = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped"}
+    for name, path in counted.items():
+        cases = [case for case in suite if case.find(path.partition("/")[2] or ".") is not None]
+        suite.set(name, str(len(cases)))
+    suite.set("errors", "0")
+    ET.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
+
+
+def _case(suite: Element, code: str, report: CheckReport) -> None:
+    from xml.etree import ElementTree as ET
+
+    case = ET.SubElement(suite, "testcase", classname="bninspect.check", name=code)
+    for finding in (finding for finding in report.findings if finding.code == code):
+        text = printable(f"{where(finding)}: {finding.message}", _LIMIT)
+        if finding.severity == "info":
+            ET.SubElement(case, "system-out").text = text
+        else:
+            failure = ET.SubElement(case, "failure", type=finding.severity, message=text)
+            failure.text = printable(finding.fix, _LIMIT)
+    for silent in (silent for silent in report.silent if silent.code == code):
+        if case.find("failure") is None and case.find("skipped") is None:
+            ET.SubElement(case, "skipped", message=printable(silent.reason, _LIMIT))

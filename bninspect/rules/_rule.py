@@ -1,0 +1,74 @@
+"""What a rule is: a function whose name is its code and name, whose docstring is its page."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bninspect.facts import Facts, Hit, Silence
+    from bninspect.report import Severity
+
+    Body = Callable[..., Iterator[Hit | Silence]]
+
+SECTIONS = ("Why", "Do", "Hit", "Miss")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule. ``severity`` is the gravest it can have; ``needs`` are fields of a layer, ``graph`` or ``data``.
+
+    A need that ends in ``?`` is looked at where it is there, and not missed where it is not.
+    """
+
+    body: Body
+    severity: Severity
+    needs: tuple[str, ...]
+
+    def __call__(self, facts: Facts) -> Iterator[Hit | Silence]:
+        return self.body(facts)
+
+    @property
+    def code(self) -> str:
+        """``BN101``: the first word of the function's name."""
+        return self.body.__name__.partition("_")[0].upper()
+
+    @property
+    def name(self) -> str:
+        """``non-finite-state``: the rest of it."""
+        return self.body.__name__.partition("_")[2].replace("_", "-")
+
+    @property
+    def page(self) -> str:
+        """The docstring: what, why, what to do, a hit and a miss."""
+        return inspect.getdoc(self.body) or ""
+
+    @property
+    def title(self) -> str:
+        """The first line of the page."""
+        return self.page.partition("\n")[0].rstrip(".")
+
+    def section(self, name: str) -> str:
+        """A paragraph of the page that starts with ``name:``, on one line; empty if there is none."""
+        for paragraph in self.page.split("\n\n"):
+            if paragraph.startswith(f"{name}: "):
+                return " ".join(paragraph.removeprefix(f"{name}: ").split())
+        return ""
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The defaults of the function's keywords."""
+        parameters = inspect.signature(self.body).parameters.values()
+        return {item.name: item.default for item in parameters if item.kind is item.KEYWORD_ONLY}
+
+
+def rule(severity: Severity, *needs: str) -> Callable[[Body], Rule]:
+    """Make a rule of a function ``bnXnn_its_name(facts, *, thresholds)`` that yields hits, or a silence."""
+
+    def made(body: Body) -> Rule:
+        return Rule(body, severity, needs)
+
+    return made

@@ -1,0 +1,364 @@
+"""BN4xx: what real data show. Silent for made-up batches and untrained models, where nothing would mean anything."""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING
+
+from bninspect.facts import Hit, Silence, median, outside, share, trend
+from bninspect.rules._rule import rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bninspect.facts import Facts, LayerFacts
+    from bninspect.report import Severity
+
+_FEW = 32  # images below which a comparison of statistics is only told
+
+
+@rule("error", "data", "running_var", "eps")
+def bn401_running_stats_mismatch(
+    facts: Facts, *, z: float = 5.0, d: float = 0.5, r: float = 1.5, variance: float = 3.0, channels: float = 0.1
+) -> Iterator[Hit]:
+    """The running statistics are not those of the data.
+
+    Why: evaluation normalises by statistics that this batch does not have; a network that is good in training is bad
+    in evaluation. All layers run with running statistics here, as in evaluation.
+
+    Do: recalibrate the statistics; then look for the cause: only the first layer: preprocessing (BN402); growing with
+    depth: averaged weights (BN403); behind dropout (BN302); few updates (BN113).
+
+    Hit: weights trained on images in [0, 1], fed with images in [0, 255].
+
+    Miss: a batch of the training distribution. A true shift of the domain does hit: that is the message. Below 32
+    images it is only told.
+
+    Thresholds: a channel counts where the mean is off by z standard errors over images and |d| exceeds d (0.5 moves a
+    ReLU's rate from 50 to 69 %); or where the mean square is off by as many, and r is outside [1 / r, r] if the mean is
+    off by half of d too, else outside [1 / variance, variance]: few images often have most of it. channels: the share
+    of a layer that must count. It is an error where besides the median r is outside [1/3, 3] or the median |d| above 5,
+    the final clips of Batch Renormalization. z = 5 gives 0.015 false channels in all 26,560 of a ResNet-50.
+    """
+    for bn in _comparable(facts):
+        far = bn.far(z, d, r, variance)
+        if share(far) <= channels:
+            continue
+        broken = bool(outside(bn.live.r_median, 1 / 3, 3)) or bn.live.d_median > 5
+        severity: Severity = "info" if facts.data.num_images < _FEW else "error" if broken else "warning"
+        text = "the running statistics are far from those of the data"
+        if broken:
+            text = "the running statistics have nothing to do with the data"
+        yield bn.hit(text, far, severity, d_max=bn.live.d_max, d_median=bn.live.d_median, r_median=bn.live.r_median,
+                     z_max=bn.live.z_max)  # fmt: skip
+
+
+def _comparable(facts: Facts) -> list[LayerFacts]:
+    """Layers with statistics to compare; frozen ones at 0 and 1 hold everything in weight and bias."""
+    layers = facts.having("running_var", "eps", "live")
+    return [
+        bn
+        for bn in layers
+        if bn.live.d_median is not None and bn.live.r_median is not None
+        if not (bn.frozen and bn.statistics_at_start)
+    ]
+
+
+@rule("warning", "data")
+def bn402_input_preprocessing(facts: Facts, *, better: float = 4.0) -> Iterator[Hit | Silence]:
+    """The input was prepared differently in training.
+
+    Why: the first layer already sees other statistics, and a known change of the input puts them right.
+
+    Do: apply the change that is named to the input, as training did.
+
+    Hit: a network trained on ImageNet-normalised images, fed with images in [0, 1].
+
+    Miss: a mismatch that begins deeper; input that is no image of three channels.
+
+    Thresholds: better, how many times the distance of the first layer has to drop: d^2 and the squared difference of
+    standard deviations in units of running_var, summed over channels.
+    """
+    if facts.data.candidates is None:
+        yield Silence(facts.data.why.get("candidates", "no change of the input was tried"))
+        return
+    best = min(facts.data.candidates, key=lambda candidate: candidate.after)
+    if best.after * better <= best.before:
+        numbers = {"distance_before": best.before, "distance_after": best.after}
+        yield Hit(message=f"the first layer fits the data after this change: {best.name}", evidence=numbers)
+
+
+@rule("warning", "data", "running_var", "eps")
+def bn403_stale_statistics_over_depth(
+    facts: Facts, *, first: float = 1.25, last: float = 2.0, errors: float = 5.0, layers: int = 6
+) -> Iterator[Hit | Silence]:
+    """The running statistics fit at the first layer, and less and less with depth.
+
+    Why: the weights changed after the statistics were taken: averaged, merged or federated weights, of which only the
+    parameters were combined. The variance that reaches each layer drifts away from the stored one.
+
+    Do: recalibrate the statistics on training data, for example with torch.optim.swa_utils.update_bn.
+
+    Hit: an average of two networks' parameters beside the statistics of one of them.
+
+    Miss: a shift of the domain, which shows at the first layer; statistics that are off in one layer only.
+
+    Weights that count their averages (n_averaged) hit at any layer that does not fit.
+
+    Thresholds: first, bound of r at the first layer; last, bound of the median r of the last quarter; errors, the slope
+    of the median log r over depth in its standard errors; layers, the least number of layers. Half of the last quarter
+    must be off by the measure of BN401.
+    """
+    found = _comparable(facts)
+    if facts.averaged and any(share(bn.far()) > 0.1 for bn in found) and facts.data.num_images >= _FEW:
+        yield Hit(message="averaged weights carry statistics that were not averaged with them")
+        return
+    if len(found) < layers or facts.data.num_images < _FEW:
+        yield Silence(f"needs {layers} layers and {_FEW} images")
+        return
+    ratios = [bn.live.r_median for bn in found]
+    slope, significance = trend([log(max(ratio, 1e-30)) for ratio in ratios])
+    end = median(ratios[-(len(ratios) // 4) :])
+    deep = found[-(len(found) // 4) :]
+    certain = share([share(bn.far(variance=last)) > 0.1 for bn in deep]) >= 0.5
+    drifts = not outside(ratios[0], 1 / first, first) and outside(end, 1 / last, last)
+    if certain and drifts and abs(significance) > errors:
+        numbers = {"r_median_first": ratios[0], "r_median_last": end, "slope_log_r": slope}
+        yield Hit(message="the running statistics fit less and less with depth", evidence=numbers)
+
+
+@rule("warning", "data")
+def bn404_mode_changes_predictions(facts: Facts, *, most: float = 0.1, beyond: float = 2.0) -> Iterator[Hit | Silence]:
+    """Predictions differ between running and batch statistics.
+
+    Why: the network does not compute in evaluation what it learned in training. Dropout is off in both.
+
+    Do: recalibrate the statistics; BN401 tells which layers are off.
+
+    Hit: a network whose running statistics were taken at another learning stage.
+
+    Miss: small batches, whose statistics are noisy: two different groupings of the images into batches then disagree
+    about as much.
+
+    Thresholds: most, share of images whose top prediction changes; beyond, how many times that and the change of the
+    scores have to exceed what two groupings make.
+    """
+    modes = facts.data.modes
+    if modes is None:
+        yield Silence(facts.data.why.get("modes", "predictions were not compared"))
+    elif (
+        modes.disagreement > most
+        and modes.disagreement > beyond * modes.disagreement_noise
+        and modes.change > beyond * modes.change_noise
+    ):
+        numbers = {
+            "disagreement": modes.disagreement,
+            "disagreement_noise": modes.disagreement_noise,
+            "change": modes.change,
+            "change_noise": modes.change_noise,
+            "batch_size": modes.batch_size,
+        }
+        yield Hit(message="running and batch statistics give different predictions", evidence=numbers)
+
+
+@rule("error", "graph")
+def bn405_too_few_values(facts: Facts, *, few: float = 8.0) -> Iterator[Hit | Silence]:
+    """A layer normalises too few values per channel.
+
+    Why: of one value there is no variance, and torch raises an error in training; two values always become +1 and -1.
+
+    Do: use larger batches, drop_last=True in the loader (the last batch is often the culprit), or GroupNorm.
+
+    Hit: the pooled branch of deeplabv3, which has one value per image, with a batch of 1 or 2.
+
+    Miss: a batch of 1 where each image has many positions.
+
+    Thresholds: few, values per channel (images times positions).
+    """
+    if facts.batch_size is None:
+        yield Silence("the batch size of training is not known: give batch_size (--batch-size)")
+        return
+    for bn in facts.having("node"):
+        values = facts.batch_size * bn.node.values_per_image
+        if bn.frozen or values >= few:
+            continue
+        severity: Severity = "error" if values <= 1 else "warning"
+        text = "one value per channel: training raises an error" if values <= 1 else "few values per channel"
+        needed = -(-few // bn.node.values_per_image)
+        yield bn.hit(text, None, severity, values_per_channel=values, batch_size=facts.batch_size, needed=int(needed))
+
+
+@rule("warning", "data")
+def bn406_noisy_batch_statistics(facts: Facts, *, most: float = 0.1) -> Iterator[Hit | Silence]:
+    """Statistics of single batches are noisy at this batch size.
+
+    Why: training normalises by statistics that change from batch to batch by more than a tenth of the signal (as
+    variances), while evaluation uses their average. Noise is also a regulariser, so the number is what matters.
+
+    Do: larger batches, SyncBatchNorm, GroupNorm, or frozen statistics.
+
+    Hit: a batch of 2 in the last stage of a ResNet.
+
+    Miss: the same with a batch of 32.
+
+    Thresholds: most, the median over channels of Var(mean of batch) / var + Var(var of batch) / (4 var^2), measured
+    over batches with batch statistics upstream, as in training, and scaled by 1 / size to the batch size of training.
+    """
+    if facts.data.noise is None:
+        yield Silence(facts.data.why.get("noise", "the noise of batch statistics was not measured"))
+        return
+    for bn in facts.layers:
+        noise = facts.data.noise.get(bn.path)
+        if noise is not None and noise > most:
+            yield bn.hit("batch statistics are noisy at this batch size", noise=noise, batch_size=facts.batch_size)
+
+
+@rule("warning", "data")
+def bn407_non_iid_batches(facts: Facts, *, most: float = 0.5) -> Iterator[Hit | Silence]:
+    """The images of a batch belong together.
+
+    Why: batches sorted by class or domain have statistics of their own, which training normalises away and
+    evaluation does not.
+
+    Do: shuffle, or keep separate statistics for each domain.
+
+    Hit: a loader that gives one class after the other.
+
+    Miss: shuffled batches; a tensor that is split for memory's sake, which says nothing about training.
+
+    Thresholds: most, share of the first layer's channels whose image means differ between batches (F test, 0.001).
+    """
+    if facts.data.between is None:
+        yield Silence(facts.data.why.get("between", "batches were not compared"))
+    elif facts.data.between >= most:
+        numbers = {"share_of_channels": facts.data.between, "batches": facts.data.batches}
+        yield Hit(message="the images of a batch belong together: batches differ from each other", evidence=numbers)
+
+
+@rule("warning", "data", "running_var")
+def bn408_between_batch_variance_missing(
+    facts: Facts, *, total: float = 1.5, within: float = 1.5, channels: float = 0.1
+) -> Iterator[Hit | Silence]:
+    """running_var is the variance within batches, and the data vary between batches as well.
+
+    Why: running_var averages variances of single batches. Where batches differ from each other, the variance of all
+    data is larger, and evaluation is not normalised.
+
+    Do: shuffle in training; recalibrate over all data at once.
+
+    Hit: a layer trained on batches of one domain each.
+
+    Miss: batches that are alike.
+
+    Thresholds: total, variance of all data over running_var; within, bound of the ratio of the variance within batches
+    to running_var; channels, the share that must show it.
+    """
+    if not facts.data.within:
+        yield Silence(facts.data.why.get("within", "batches were not compared"))
+        return
+    for bn in _comparable(facts):
+        if bn.path not in facts.data.within or facts.data.num_images < _FEW:
+            continue
+        inner = facts.data.within[bn.path] / (bn.running_var + bn.eps)
+        low = (bn.channels.r**2 > total) & ~outside(inner, 1 / within, within)
+        if share(low) > channels:
+            yield bn.hit("running_var lacks the variance between batches", low, var_over_running_var=bn.live.r_max**2)
+
+
+@rule("warning", "data")
+def bn409_padding_in_statistics(facts: Facts, *, most: float = 0.05) -> Iterator[Hit | Silence]:
+    """Padding counts in the statistics.
+
+    Why: samples of different length are padded with a constant, and BatchNorm averages over it: the variance is too
+    small, and depends on what a sample was batched with.
+
+    Do: mask the padding in the statistics, or put samples of like length into one batch.
+
+    Hit: sequences of 30 to 100 steps, padded with zeros to 100.
+
+    Miss: samples of one length; the same padding everywhere. Images with constant borders are told as info.
+
+    Thresholds: most, share of all positions.
+    """
+    padding = facts.data.padding
+    if padding is None:
+        yield Silence(facts.data.why.get("padding", "the input of the first layer has no positions"))
+    elif padding.share > most and padding.shortest < padding.longest:
+        severity: Severity = "info" if padding.image else "warning"
+        numbers = {"share": padding.share, "shortest": padding.shortest, "longest": padding.longest}
+        yield Hit(message="constant ends of the samples count in the statistics", severity=severity, evidence=numbers)
+
+
+@rule("info", "data", "eps")
+def bn410_constant_channel_in_batch(facts: Facts, *, dust: float = 4 * 2.0**-24, below: float = 0.01) -> Iterator[Hit]:
+    """A channel does not vary in the data.
+
+    Why: training would amplify rounding errors by up to 1 / sqrt(eps), 316 times.
+
+    Do: prune the channel, or see what feeds it.
+
+    Hit: an input channel that is the same everywhere.
+
+    Miss: a small but honest variance.
+
+    Thresholds: dust, the standard deviation relative to the mean that float32 rounding leaves; below, variance in units
+    of eps.
+    """
+    for bn in facts.having("eps", "live"):
+        var = bn.channels.var
+        constant = (var <= (dust * bn.channels.mean) ** 2) | (var < below * bn.eps)
+        if constant.any():
+            yield bn.hit("channels do not vary in the data", constant, var_max=var[constant].max(), eps=bn.eps)
+
+
+@rule("error", "data")
+def bn411_non_finite_activations(facts: Facts, *, limit: float = 65504 / 8) -> Iterator[Hit]:
+    """The data give NaN or infinite values at a layer, or nearly overflow float16.
+
+    Why: one such value spoils the statistics of its channel, in training for ever. The first layer in call order is
+    where to look.
+
+    Do: look at what stands before the first layer named; run it in float32.
+
+    Hit: a batch with one NaN; an overflow in float16.
+
+    Miss: large values in float32 or bfloat16.
+
+    Thresholds: limit, an eighth of float16's largest number (warning).
+    """
+    for bn in facts.having("live"):
+        if bn.live.nonfinite:
+            yield bn.hit("NaN or infinite activations", bn.channels.nonfinite > 0, nonfinite=bn.live.nonfinite)
+        elif bn.live.dtype == "float16" and max(abs(bn.live.min or 0), abs(bn.live.max or 0)) > limit:
+            yield bn.hit("activations are close to the largest number of float16", None, "warning",
+                         min=bn.live.min, max=bn.live.max)  # fmt: skip
+
+
+@rule("info", "data", "running_var", "eps", "graph")
+def bn412_dead_or_linear_channel(facts: Facts, *, values: int = 10_000) -> Iterator[Hit | Silence]:
+    """A ReLU behind a channel never opens, or never closes.
+
+    Why: a channel that is always zero is computed for nothing; one that is never cut is linear.
+
+    Do: prune dead channels; linear ones need nothing.
+
+    Hit: beta of -10 before a ReLU.
+
+    Miss: the same before an addition; fewer than 10,000 values, which would not show it.
+
+    Thresholds: values per channel that must have been seen.
+    """
+    layers = [
+        bn
+        for bn in facts.having("running_var", "running_mean", "eps", "live", "node")
+        if bn.node.followers and all(op.role == "relu" for op in bn.node.followers)
+    ]
+    seen = [bn for bn in layers if bn.live.count >= values]
+    if layers and not seen:
+        yield Silence(f"no layer saw {values:,} values per channel")
+    for bn in seen:
+        low, high = bn.output_range
+        if (high <= 0).any():
+            yield bn.hit("the ReLU behind never opens", high <= 0, output_max=high[high <= 0].max())
+        if (low > 0).any():
+            yield bn.hit("the ReLU behind never closes", low > 0, output_min=low[low > 0].min())

@@ -1,0 +1,69 @@
+"""Healthy networks for tests: torchvision's models with statistics that were set from smooth images."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+import torch
+from torch import nn
+from torchvision import models
+
+from bninspect import observe
+
+
+def build(name: str) -> nn.Module:
+    """A torchvision model with random weights, nothing downloaded; detection models see small images."""
+    builder = models.get_model_builder(name)
+    known = inspect.signature(builder).parameters
+    arguments = {"weights": None}
+    if "weights_backbone" in known:
+        arguments["weights_backbone"] = None
+    if name.startswith(("fasterrcnn", "maskrcnn", "keypointrcnn")):
+        arguments |= {"min_size": 64, "max_size": 64, "rpn_post_nms_top_n_test": 4, "box_detections_per_img": 2}
+    elif name.startswith(("fcos", "retinanet")):
+        arguments |= {"min_size": 64, "max_size": 64, "topk_candidates": 4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return builder(**arguments).eval()
+
+
+def smooth(images: int, *shape: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random images: noise on coarse grids, enlarged; standardised as ImageNet's are."""
+    generator = torch.Generator().manual_seed(seed)
+    spatial = len(shape) - 1
+    kind = {1: "linear", 2: "bilinear", 3: "trilinear"}[spatial]
+    total = torch.zeros(images, *shape)
+    for cells in (2, 4, 8):
+        coarse = torch.randn(images, shape[0], *[cells] * spatial, generator=generator)
+        total += nn.functional.interpolate(coarse, size=shape[1:], mode=kind, align_corners=False) * 2 / cells
+    return total
+
+
+def train_a_little(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give gamma and beta the look of trained ones."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in observe.batchnorms(model).values():
+        if isinstance(module.weight, nn.Parameter):
+            with torch.no_grad():
+                module.weight.copy_(0.7 + 0.6 * torch.rand(len(module.weight), generator=generator))
+                module.bias.copy_(0.1 * torch.randn(len(module.bias), generator=generator))
+    return model
+
+
+def calibrate(model: nn.Module, *inputs: torch.Tensor) -> nn.Module:
+    """Set running statistics from one forward in eval mode, layer after layer, so that each fits what reaches it."""
+
+    def fit(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        var, mean = torch.var_mean(args[0].double(), [0, *range(2, args[0].dim())], correction=0)
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(var)
+        module.num_batches_tracked.fill_(10_000)
+
+    handles = [module.register_forward_pre_hook(fit) for module in observe.batchnorms(model).values()]
+    model.eval()
+    with torch.no_grad():
+        model(*inputs)
+    for handle in handles:
+        handle.remove()
+    return model

@@ -1,0 +1,307 @@
+"""check as a whole: silence on healthy networks, the untouched model, selection, files without torch, its cost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from fingerprint import fingerprint
+from healthy import build, calibrate, smooth, train_a_little
+from torch import nn
+from torchvision import models
+
+import bninspect
+from bninspect import meta, observe
+from bninspect.errors import ForwardError, InputError
+from bninspect.inspection.check import chosen
+from bninspect.layers import BatchNormLayer
+from bninspect.report import Source
+
+DETECTION = models.list_models(models.detection)
+VIDEO = models.list_models(models.video)
+WIDE = {"raft_large": [(3, 128, 128)] * 2, "s3d": (3, 14, 224, 224), "maxvit_t": (3, 224, 224)}
+LIVE = [
+    "resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "efficientnet_b0",
+    "regnet_y_400mf", "lraspp_mobilenet_v3_large",
+]  # fmt: skip
+if os.environ.get("BNINSPECT_ALL_MODELS"):  # minutes
+    LIVE += [
+        "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2", "mobilenet_v3_large",
+        "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
+        "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_v2_s", "densenet121", "densenet169",
+        "googlenet", "inception_v3", "vgg11_bn", "vgg13_bn", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf",
+        "regnet_x_3_2gf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf", "quantized_resnet18",
+        "quantized_mobilenet_v2", "quantized_shufflenet_v2_x0_5", "quantized_mobilenet_v3_large", "fcn_resnet50",
+        "deeplabv3_mobilenet_v3_large", "r3d_18", "mc3_18", "r2plus1d_18",
+    ]  # fmt: skip
+
+
+def grave(report):
+    return [(finding.code, finding.message) for finding in report.findings if finding.severity != "info"]
+
+
+def look_trained(model):
+    """Values of trained layers in a model without memory: the graph needs no others."""
+    generator = torch.Generator().manual_seed(0)
+    for module in observe.batchnorms(model).values():
+        shape = (module.num_features,)
+        module.weight = nn.Parameter(0.5 + torch.rand(shape, generator=generator))
+        module.bias = nn.Parameter(0.1 * torch.randn(shape, generator=generator))
+        module.running_mean = torch.randn(shape, generator=generator)
+        module.running_var = 0.1 + torch.rand(shape, generator=generator)
+        module.num_batches_tracked = torch.tensor(100_000)
+    return model
+
+
+def trained(name):
+    """A model with the values of a trained one; without memory for the rest, where the graph needs no values."""
+    if name in DETECTION:
+        model = train_a_little(build(name))
+        for module in observe.batchnorms(model).values():
+            module.running_mean.normal_()
+            module.num_batches_tracked.fill_(100_000)
+        return model
+    with meta.on_meta():
+        model = build(name)
+    return look_trained(model)
+
+
+def test_rules_on_state_and_graph_are_silent_for_all_of_torchvision():
+    seen = 0
+    for name in models.list_models():
+        model = trained(name)
+        if not observe.batchnorms(model):
+            continue
+        seen += 1
+        size = WIDE.get(name, (3, 8, 112, 112) if name in VIDEO else (3, 75, 75) if "incept" in name else (3, 64, 64))
+        report = bninspect.check(model, input_size=size)
+        assert not grave(report), name
+        assert not {silent.code for silent in report.silent if silent.code < "BN4"}, name
+        assert not grave(bninspect.check(model.train(), select=["BN2", "BN110"])), name
+    assert seen == 92
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_all_rules_are_silent_on_healthy_networks(name):
+    size = (3, 8, 32, 32) if name in VIDEO else (3, 75, 75) if "incept" in name else (3, 64, 64)
+    model = calibrate(train_a_little(build(name)), smooth(96, *size, seed=1))
+    report = bninspect.check(model, smooth(48, *size, seed=2))
+    assert report.num_images == 48
+    assert not grave(report)
+    told = {silent.code for silent in report.silent}
+    assert told <= {"BN402", "BN404", "BN405", "BN406", "BN407", "BN408", "BN409", "BN412", "BN403", "BN113"}
+
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+def ill():
+    """A model that needs every pass: its first layer does not fit, and its predictions change with the mode."""
+    model = calibrate(train_a_little(small()), smooth(64, 3, 16, 16, seed=1))
+    nn.init.kaiming_normal_(model[4].weight)
+    return model.train()
+
+
+def test_the_model_is_left_as_it_was_found():
+    model, x = ill(), 255 * smooth(64, 3, 16, 16)
+    model[1].eval()
+    model[4].weight.requires_grad_(False)
+    model(x).sum().backward()
+    before = fingerprint(model)
+    report = bninspect.check(model, x, batch_size=8)
+    assert {"BN401", "BN402", "BN302"} <= {finding.code for finding in report.findings}
+    assert fingerprint(model) == before
+    bninspect.check(model, list(x.split(16)))
+    bninspect.check(model, input_size=(3, 16, 16))
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("forwards", [1, 2, 3])
+def test_the_model_is_left_as_it_was_found_after_a_failure(error, forwards):
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = ill()
+
+        def forward(self, x):
+            if calls is not None and not x.is_meta:
+                calls.append(1)
+                if len(calls) == forwards:
+                    raise error("here")
+            return self.inner(x)
+
+    calls = None
+    model, x = Failing(), smooth(64, 3, 16, 16)
+    before = fingerprint(model)
+    calls = []
+    with pytest.raises((ForwardError, KeyboardInterrupt)):
+        bninspect.check(model, x)
+    assert len(calls) == forwards
+    assert fingerprint(model) == before
+
+
+def test_hooks_of_the_user_are_left_and_none_are_added():
+    model = ill()
+    seen = []
+    model[1].register_forward_hook(lambda *_: seen.append(1))
+    before = fingerprint(model)
+    bninspect.check(model, smooth(32, 3, 16, 16))
+    assert fingerprint(model) == before
+    assert seen
+
+
+def test_forwards_are_few(monkeypatch):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = ill()
+
+        def forward(self, x):
+            images.append(0 if x.is_meta else len(x))
+            return self.inner(x)
+
+    images = []
+    report = bninspect.check(Counting(), smooth(64, 3, 16, 16))
+    assert any(finding.code in ("BN401", "BN404") for finding in report.findings)
+    assert sum(images) <= 3 * 64
+
+
+def test_findings_are_sorted_and_grouped():
+    model = ill()
+    model[5].running_var[2] = -1
+    model[1].momentum = model[5].momentum = 0.99
+    report = bninspect.check(model)
+    severities = [finding.severity for finding in report.findings]
+    assert severities == sorted(severities, key=["error", "warning", "info"].index)
+    (momentum,) = [finding for finding in report.findings if finding.code == "BN205"]
+    assert [place.path for place in momentum.layers] == ["1", "5"]
+    assert momentum.path == "1"
+    assert momentum.fix.startswith("Set momentum")
+    assert len({(finding.code, finding.severity, finding.message) for finding in report.findings}) == len(severities)
+
+
+def test_every_rule_answers_or_says_why_not():
+    report = bninspect.check(small())
+    assert len(report.rules) == 41
+    silent = [one.code for one in report.silent]
+    assert len(silent) == len(set(silent))
+    assert {"BN401", "BN405"} <= set(silent)
+    assert all(one.reason and one.name for one in report.silent)
+
+
+def test_a_model_without_batchnorm_has_nothing_to_check():
+    report = bninspect.check(nn.Linear(3, 4), torch.randn(8, 3))
+    assert (report.num_layers, report.findings) == (0, ())
+    assert {silent.reason for silent in report.silent} == {"there is no BatchNorm layer"}
+
+
+def test_rules_are_chosen_by_the_beginning_of_their_code():
+    assert [rule.code for rule in chosen(["BN203"])] == ["BN203"]
+    assert {rule.code[:3] for rule in chosen(["BN2", "bn3"])} == {"BN2", "BN3"}
+    assert "BN204" not in {rule.code for rule in chosen(["BN2"], ["BN204"])}
+    for prefix in ("BN9", "", "X"):
+        with pytest.raises(InputError, match="no rule has a code that begins with"):
+            chosen([prefix])
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_size_is_positive(size):
+    with pytest.raises(InputError, match="at least 1"):
+        bninspect.check(small(), batch_size=size)
+
+
+def test_a_batch_that_does_not_fit_is_refused_and_an_empty_one():
+    with pytest.raises(ForwardError, match="layer 0"):
+        bninspect.check(ill(), torch.randn(4, 5, 16, 16))
+    with pytest.raises(InputError, match="empty"):
+        bninspect.check(ill(), [])
+    with pytest.raises(InputError, match="held str"):
+        bninspect.check(ill(), ["x"])
+
+
+def test_stored_layers_are_checked_as_the_module_is():
+    model = ill()
+    model[1].running_var[0] = -1
+    layers = [observe.describe(path, module) for path, module in observe.batchnorms(model).items()]
+    stored = bninspect.check(layers)
+    live = bninspect.check(model)
+    assert stored.source.evidence == "tensors"
+    codes = [finding.code for finding in live.findings if finding.code < "BN3"]
+    assert [finding.code for finding in stored.findings] == codes
+    assert any(silent.code == "BN301" and "stored values" in silent.reason for silent in stored.silent)
+
+
+def test_unknown_fields_silence_the_rules_that_need_them():
+    layer = BatchNormLayer(path="a", kind="BatchNorm", num_features=2, running_var=np.array([1.0, 2.0]))
+    report = bninspect.check([layer])
+    assert not report.findings
+    reasons = {silent.code: silent.reason for silent in report.silent}
+    assert reasons["BN205"] == "no layer has a known momentum"
+    assert "BN102" not in reasons
+
+
+def test_stored_layers_are_checked_without_torch():
+    code = """
+import sys, numpy as np, bninspect
+from bninspect.layers import BatchNormLayer
+layer = BatchNormLayer(path="bn", kind="BatchNorm2d", num_features=2, running_var=np.array([1.0, -1.0]))
+report = bninspect.check([layer])
+assert [finding.code for finding in report.findings] == ["BN102"]
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_report_is_plain_data():
+    report = bninspect.check(ill(), 255 * smooth(32, 3, 16, 16), source=Source(model="m", batch="b"))
+    written = msgspec.json.decode(msgspec.json.encode(report))
+    assert written["schema"] == "bninspect.check"
+    assert written["source"]["batch_shape"] == [32, 3, 16, 16]
+    assert len(written["findings"]) == len(report.findings) > 2
+    assert msgspec.json.decode(msgspec.json.encode(report), type=type(report)) == report
+
+
+def test_a_model_of_several_inputs_and_a_stream_of_batches():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm1d(4)
+
+        def forward(self, a, b):
+            return self.bn(a + b)
+
+    model = Two()
+    model.bn.running_mean.fill_(9)
+    pairs = [(torch.randn(16, 4), torch.randn(16, 4)) for _ in range(4)]
+    report = bninspect.check(model, pairs, select=["BN401", "BN404"])
+    assert [finding.code for finding in report.findings] == ["BN401"]
+    assert report.num_images == 64
+
+
+def test_checking_state_is_quick():
+    layers = [
+        BatchNormLayer(
+            path=f"layer{index}", kind="BatchNorm2d", num_features=512, eps=1e-5, momentum=0.1,
+            weight=np.full(512, 0.5), bias=np.zeros(512), running_mean=np.ones(512), running_var=np.full(512, 2.0),
+            num_batches_tracked=9999,
+        )
+        for index in range(53)
+    ]  # fmt: skip
+    bninspect.check(layers)
+    start = time.process_time()
+    report = bninspect.check(layers)
+    assert not report.findings
+    assert time.process_time() - start < 0.2

@@ -1,0 +1,374 @@
+"""BN4xx: what data show, in networks whose faults are made as they are made in practice."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from healthy import build, calibrate, smooth, train_a_little
+from torch import nn
+
+import bninspect
+from bninspect.inspection import _groups
+from bninspect.report import Source
+
+IMAGES = (3, 24, 24)
+
+
+def network(depth=8, width=16):
+    """Convolutions with BatchNorm and ReLU, and a classifier; healthy on smooth images."""
+    torch.manual_seed(0)
+    layers = []
+    for index in range(depth):
+        layers += [nn.Conv2d(width if index else 3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+    return calibrate(train_a_little(model), smooth(256, *IMAGES, seed=1))
+
+
+def look(model, code, batch, **options):
+    return bninspect.check(model, batch, select=[code], **options)
+
+
+def found(model, code, batch, **options):
+    return look(model, code, batch, **options).findings
+
+
+def reason(report):
+    (silent,) = report.silent
+    return silent.reason
+
+
+def test_bn401_hits_pixels_where_unit_images_were_trained():
+    model, x = network(), 255 * smooth(64, *IMAGES, seed=2)
+    (finding,) = found(model, "BN401", x)
+    assert (finding.severity, finding.path, len(finding.layers)) == ("error", "1", 8)
+    stats = {layer.path: layer for layer in bninspect.stats(model, x).layers}
+    for place in finding.layers:
+        numbers = {name: value for name, value in place.evidence.items() if name != "num_channels"}
+        assert numbers == {name: getattr(stats[place.path], name) for name in numbers}
+        assert set(numbers) == {"d_max", "d_median", "r_median", "z_max"}
+
+
+def test_bn401_warns_of_a_shifted_layer():
+    model = network()
+    model[10].running_mean += 0.8 * model[10].running_var.sqrt()
+    report = look(model, "BN401", smooth(64, *IMAGES, seed=2))
+    assert report.findings[0].path == "10"
+    assert report.findings[0].severity == "warning"
+
+
+def test_bn401_misses_new_images_of_the_same_kind_and_only_tells_of_few():
+    model = network()
+    assert not found(model, "BN401", smooth(64, *IMAGES, seed=2))
+    assert {finding.severity for finding in found(model, "BN401", 255 * smooth(16, *IMAGES))} == {"info"}
+
+
+def test_bn401_misses_frozen_layers_that_hold_everything_in_weight_and_bias():
+    from torchvision.ops import FrozenBatchNorm2d
+
+    frozen = FrozenBatchNorm2d(16)
+    frozen.weight.uniform_(0.5, 1.5)
+    model = nn.Sequential(*network()[:3], nn.Conv2d(16, 16, 3), frozen)
+    assert not found(model, "BN401", smooth(64, *IMAGES, seed=2))
+
+
+def unnormalised(x):
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return x * std + mean
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cure"),
+    [
+        (unnormalised, "subtract ImageNet's mean and divide by its standard deviation"),
+        (lambda x: 255 * x, "divide by 255"),
+        (lambda x: 255 * unnormalised(x), "divide by 255, then ImageNet's mean and standard deviation"),
+    ],
+)
+def test_bn402_hits_a_forgotten_normalisation(spoil, cure):
+    (finding,) = found(network(), "BN402", spoil(smooth(64, *IMAGES, seed=2)))
+    assert (finding.severity, finding.path) == ("warning", None)
+    assert finding.message.endswith(f": {cure}")
+    assert finding.evidence["distance_after"] * 4 < finding.evidence["distance_before"]
+
+
+def test_bn402_misses_a_fault_further_in_and_other_input():
+    model = network()
+    model[10].running_mean += 3
+    report = look(model, "BN402", smooth(64, *IMAGES, seed=2))
+    assert not report.findings
+    assert "first layer fits" in reason(report)
+    model = calibrate(train_a_little(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8))), torch.randn(99, 5))
+    assert "no image" in reason(look(model, "BN402", 255 * torch.randn(64, 5)))
+
+
+def merged():
+    """The average of two networks, statistics included, that went different ways from a common first layer."""
+    first, second = network(), network()
+    torch.manual_seed(1)
+    for model in (first, second):
+        for module in list(model)[3:]:
+            if isinstance(module, nn.Conv2d):
+                module.weight.data += 1.2 * module.weight.data.std() * torch.randn_like(module.weight)
+        calibrate(model, smooth(256, *IMAGES, seed=1))
+    other = second.state_dict()
+    state = {name: (value + other[name]) / 2 for name, value in first.state_dict().items()}
+    first.load_state_dict(state)
+    return first
+
+
+def test_bn403_hits_an_average_of_parameters():
+    (finding,) = found(merged(), "BN403", smooth(64, *IMAGES, seed=2))
+    assert (finding.severity, finding.path) == ("warning", None)
+    assert finding.evidence["r_median_last"] < 0.67 < finding.evidence["r_median_first"]
+
+
+def test_bn403_hits_weights_that_count_their_averages():
+    model = merged()
+    model.register_buffer("n_averaged", torch.tensor(2))
+    (finding,) = found(model, "BN403", smooth(64, *IMAGES, seed=2))
+    assert "averaged" in finding.message
+
+
+def test_bn403_misses_healthy_networks_and_another_domain():
+    model = network()
+    assert not found(model, "BN403", smooth(64, *IMAGES, seed=2))
+    assert not found(model, "BN403", 10 * smooth(64, *IMAGES, seed=2))
+    assert "needs 6 layers" in reason(look(network(depth=3), "BN403", smooth(64, *IMAGES)))
+
+
+def test_bn404_hits_weights_that_went_on_without_their_statistics():
+    model = network()
+    for module in model:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    (finding,) = found(model, "BN404", smooth(64, *IMAGES, seed=2))
+    assert (finding.severity, finding.path) == ("warning", None)
+    assert finding.evidence["disagreement"] > 0.1
+    batch = smooth(64, *IMAGES, seed=2)
+    twin = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        running = twin(batch).argmax(1)
+        for module in twin:
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()
+        halves = torch.empty(64, dtype=torch.long)
+        halves[0::2], halves[1::2] = twin(batch[0::2]).argmax(1), twin(batch[1::2]).argmax(1)
+    assert finding.evidence["disagreement"] == pytest.approx(float((running != halves).float().mean()), abs=1 / 64)
+
+
+def test_bn404_misses_healthy_networks_and_small_batches():
+    assert not found(network(), "BN404", smooth(64, *IMAGES, seed=2))
+    report = look(network(), "BN404", smooth(8, *IMAGES, seed=2))
+    assert not report.findings
+    assert "too small" in reason(report)
+    report = look(network(), "BN404", smooth(64, *IMAGES, seed=2), batch_size=8)
+    assert not report.findings
+
+
+def test_bn405_hits_the_pooled_branch_of_deeplab():
+    model = build("deeplabv3_resnet50")
+    (finding,) = found(model, "BN405", None, batch_size=1, input_size=(3, 64, 64))
+    assert (finding.severity, finding.path) == ("error", "classifier.0.convs.4.2")
+    assert finding.evidence == {"values_per_channel": 1, "batch_size": 1, "needed": 8}
+    with pytest.raises(ValueError, match="more than 1 value"):
+        model.train()(torch.randn(1, 3, 64, 64))
+    (finding,) = found(model, "BN405", None, batch_size=2, input_size=(3, 64, 64))
+    assert finding.severity == "warning"
+
+
+def test_bn405_misses_a_single_image_of_many_positions_and_needs_a_batch_size():
+    model = build("resnet18")
+    assert not found(model, "BN405", None, batch_size=1)
+    assert "batch size" in reason(look(model, "BN405", None))
+
+
+def test_bn406_hits_batches_of_two_and_not_of_thirty_two():
+    model = train_a_little(build("resnet18"))
+    calibrate(model, smooth(64, 3, 64, 64, seed=1))
+    x = smooth(64, 3, 64, 64, seed=2)
+    (finding,) = found(model, "BN406", x, batch_size=2)
+    assert finding.severity == "warning"
+    assert sum(place.path.startswith("layer4") for place in finding.layers) > len(finding.layers) / 2
+    assert finding.evidence["noise"] > 0.1
+    assert not found(model, "BN406", x, batch_size=32)
+
+
+def test_bn406_misses_what_it_was_not_told():
+    assert "batch size" in reason(look(network(), "BN406", smooth(64, *IMAGES)))
+
+
+def test_noise_is_that_of_its_definition():
+    torch.manual_seed(0)
+    means, variances = torch.randn(6, 5).double().numpy(), torch.rand(6, 5).double().numpy()
+    slow = []
+    for channel in range(5):
+        v = sum(variances[:, channel]) / 6 + 1e-5
+        spread = [sum((row - sum(rows) / 6) ** 2 for row in rows) / 5
+                  for rows in (means[:, channel], variances[:, channel])]  # fmt: skip
+        slow.append(spread[0] / v + spread[1] / (4 * v * v))
+    assert _groups.noise(list(means), list(variances), 1e-5) == pytest.approx(sorted(slow)[2], rel=1e-12)
+
+
+def classes():
+    """Eight batches of one class each: a class has its own brightness."""
+    return [smooth(8, *IMAGES, seed=seed) + 1.5 * (-1) ** seed for seed in range(8)]
+
+
+def test_bn407_hits_batches_of_one_class():
+    (finding,) = found(network(), "BN407", classes())
+    assert finding.severity == "warning"
+    assert finding.evidence["batches"] == 8
+    assert finding.evidence["share_of_channels"] >= 0.5
+
+
+def test_bn407_misses_shuffled_batches_and_tensors_that_were_split():
+    images = torch.cat(classes())[torch.randperm(64)]
+    assert not found(network(), "BN407", list(images.split(8)))
+    report = look(network(), "BN407", torch.cat(classes()), batch_size=8)
+    assert not report.findings
+    assert "two or more batches" in reason(report)
+
+
+def test_critical_values_are_those_of_tables():
+    for between, within, value in ((1, 30, 13.29), (3, 60, 6.17), (7, 120, 3.77), (10, 40, 3.87)):
+        assert _groups.critical_f(between, within) == pytest.approx(value, rel=0.03)
+
+
+def trained_on(batches):
+    model = train_a_little(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    for _ in range(30):
+        for batch in batches:
+            model.train()(batch)
+    return model
+
+
+def test_bn408_hits_training_on_one_domain_at_a_time():
+    batches = [3 * batch.mean() + batch for batch in classes()]
+    (finding,) = found(trained_on(batches), "BN408", batches)
+    assert finding.severity == "warning"
+    assert finding.evidence["var_over_running_var"] > 1.5
+
+
+def test_bn408_misses_shuffled_batches():
+    batches = list(torch.cat(classes())[torch.randperm(64)].split(8))
+    assert not found(trained_on(batches), "BN408", batches)
+
+
+def test_variance_within_batches_is_that_of_its_definition():
+    model, batches = network(depth=1), classes()
+    within = _groups.Within()
+    bninspect.stats(model, batches, on_piece=lambda _, report: within.add(report()))
+    with torch.no_grad():
+        inputs = [model[0](batch).double().transpose(0, 1).flatten(1) for batch in batches]
+    slow = sum(x.var(1, correction=0) * x.shape[1] for x in inputs) / sum(x.shape[1] - 1 for x in inputs)
+    torch.testing.assert_close(torch.from_numpy(within.variances()["1"]), slow, rtol=1e-5, atol=0)
+
+
+def sequences(lengths, total=100):
+    x = torch.randn(len(lengths), 4, total)
+    for row, length in zip(x, lengths, strict=True):
+        row[:, length:] = 0
+    return x
+
+
+def speech():
+    model = nn.Sequential(nn.Conv1d(4, 8, 1), nn.BatchNorm1d(8), nn.ReLU())
+    return calibrate(train_a_little(model), sequences([100] * 64))
+
+
+def test_bn409_hits_padded_sequences():
+    lengths = [30 + 2 * index for index in range(36)]
+    (finding,) = found(speech(), "BN409", sequences(lengths))
+    assert finding.severity == "warning"
+    runs = [100 - length for length in lengths]
+    assert finding.evidence == {
+        "share": sum(run for run in runs if run > 1) / 3600, "shortest": 0, "longest": 70,
+    }  # fmt: skip
+
+
+def test_bn409_misses_like_lengths_and_only_tells_of_images():
+    assert not found(speech(), "BN409", sequences([100] * 40))
+    assert not found(speech(), "BN409", sequences([60] * 40))
+    x = smooth(40, *IMAGES)
+    for index, image in enumerate(x):
+        image[..., 24 - index % 12 :] = 0
+    model = network(depth=1)
+    model[0].padding = (0, 0)
+    assert [finding.severity for finding in found(model, "BN409", x)] == ["info"]
+
+
+def test_bn410_hits_a_constant_channel():
+    model = calibrate(train_a_little(nn.Sequential(nn.BatchNorm2d(3))), smooth(64, *IMAGES))
+    x = smooth(64, *IMAGES)
+    x[:, 1] = 0.7
+    (finding,) = found(model, "BN410", x)
+    assert (finding.severity, finding.channels) == ("info", (1,))
+
+
+def test_bn410_misses_a_small_honest_variance():
+    assert not found(network(), "BN410", smooth(64, *IMAGES))
+    assert not found(network(depth=1), "BN410", 0.1 * smooth(64, *IMAGES))
+
+
+def test_bn411_hits_a_nan_and_what_nearly_overflows():
+    x = smooth(64, *IMAGES)
+    x[3, 1, 5, 5] = torch.nan
+    model = network()
+    (finding,) = found(model, "BN411", x)
+    assert (finding.severity, finding.path) == ("error", "1")
+    assert finding.evidence["nonfinite"] == bninspect.stats(model, x).layers[0].nonfinite == 16 * 9
+    half = calibrate(train_a_little(nn.Sequential(nn.BatchNorm2d(3))), smooth(64, *IMAGES)).half()
+    assert [finding.severity for finding in found(half, "BN411", (5_000 * smooth(64, *IMAGES)).half())] == ["warning"]
+
+
+def test_bn411_misses_large_values_in_float32():
+    assert not found(network(), "BN411", 20_000 * smooth(64, *IMAGES))
+
+
+def test_bn412_hits_a_channel_that_never_opens():
+    model = network()
+    with torch.no_grad():
+        model[1].bias[3], model[1].bias[4] = -30.0, 30.0
+    x = smooth(64, *IMAGES, seed=2)
+    dead, linear = found(model, "BN412", x)
+    assert (dead.channels, linear.channels, dead.severity) == ((3,), (4,), "info")
+    with torch.no_grad():
+        output = model.eval()[:2](x)
+    assert dead.evidence["output_max"] == pytest.approx(float(output[:, 3].max()), rel=1e-5)
+    assert linear.evidence["output_min"] == pytest.approx(float(output[:, 4].min()), rel=1e-5)
+
+
+def test_bn412_misses_additions_and_few_values():
+    model = network()
+    with torch.no_grad():
+        model[1].bias[3] = -30.0
+    report = look(model, "BN412", smooth(8, *IMAGES))
+    assert not report.findings
+    assert "10,000" in reason(report)
+    model[2] = nn.SiLU()
+    assert not found(model, "BN412", smooth(64, *IMAGES))
+
+
+def test_rules_on_data_are_silent_for_made_up_batches_and_untrained_models():
+    made_up = bninspect.check(network(), torch.randn(64, *IMAGES), source=Source(synthetic=True), select=["BN4"])
+    untrained = bninspect.check(build("resnet18"), torch.randn(64, 3, 64, 64), select=["BN4"])
+    nothing = bninspect.check(network(), select=["BN4"])
+    for report, word in ((made_up, "made up"), (untrained, "untrained"), (nothing, "no batch")):
+        assert not report.findings
+        assert len(report.silent) == 12
+        assert all(word in silent.reason for silent in report.silent if silent.code != "BN405")
+        assert report.num_images is None
+
+
+def test_every_rule_on_data_has_a_page_of_thresholds():
+    from bninspect.rules import catalogue
+
+    for code, rule in catalogue().items():
+        if code.startswith("BN4"):
+            keywords = inspect.signature(rule.body).parameters
+            assert set(rule.thresholds) == set(keywords) - {"facts"}
+            assert all(np.isfinite(value) for value in rule.thresholds.values())

@@ -1,0 +1,306 @@
+"""BN1xx: each fault as it arises in practice, and what looks like it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from healthy import calibrate, smooth, train_a_little
+from torch import nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models import resnet18
+from torchvision.ops import FrozenBatchNorm2d
+
+import bninspect
+
+
+def small(*after: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), *(after or (nn.ReLU(),)))
+
+
+def found(model, code, batch=None, **options):
+    """Findings of one rule."""
+    return bninspect.check(model, batch, select=[code], **options).findings
+
+
+def train(model, steps, scale=1.0, offset=0.0):
+    """A real training loop on random images."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(offset + scale * torch.randn(4, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+    return model
+
+
+def test_bn101_hits_after_one_batch_with_an_infinity():
+    model = small().train()
+    x = torch.randn(4, 3, 8, 8)
+    x[1, 2, 3, 3] = torch.inf
+    model(x)
+    (finding,) = found(model, "BN101")
+    assert (finding.severity, finding.path) == ("error", "1")
+    assert finding.channels == tuple(range(8))
+    assert finding.evidence["nonfinite_state"] == 16
+
+
+def test_bn101_misses_statistics_of_raw_pixels():
+    assert not found(train(small(), 3, scale=50, offset=128), "BN101")
+
+
+def test_bn102_hits_a_variance_by_mean_of_squares():
+    x = 1e3 + 0.01 * torch.randn(64, 3)
+    model = nn.BatchNorm1d(3)
+    model.running_mean.copy_(x.mean(0))
+    model.running_var.copy_((x * x).mean(0) - x.mean(0) ** 2 - 0.05)
+    (finding,) = found(model, "BN102", input_size=(3,))
+    assert finding.severity == "error"
+    assert finding.evidence["running_var_min"] == float(model.running_var.min()) < 0
+
+
+def test_bn102_misses_zero():
+    model = train(small(), 2)
+    model[1].running_var[0] = 0
+    assert not found(model, "BN102")
+
+
+def test_bn103_hits_an_average_over_no_batch():
+    model = train(small(), 2)
+    sums = [torch.zeros(8), torch.zeros(8)]
+    for _ in range(0):
+        sums = [sums[0] + 1, sums[1] + 1]
+    model[1].running_mean.copy_(sums[0])
+    model[1].running_var.copy_(sums[1])
+    (finding,) = found(model, "BN103")
+    assert (finding.severity, finding.evidence["num_channels"]) == ("error", 8)
+
+
+def test_bn103_misses_single_channels():
+    model = train(small(), 2)
+    model[1].running_var[:3] = 0
+    assert not found(model, "BN103")
+
+
+def test_bn104_hits_an_average_of_parameters_alone():
+    model = small()
+    teacher = copy.deepcopy(model)
+    train(model, 3)
+    with torch.no_grad():
+        for mean, value in zip(teacher.parameters(), model.parameters(), strict=True):
+            mean.mul_(0.5).add_(value, alpha=0.5)
+    (finding,) = found(teacher, "BN104")
+    assert (finding.severity, finding.path) == ("error", "1")
+
+
+def test_bn104_misses_what_looks_alike():
+    model = train(small(), 3)
+    assert not found(small(), "BN104")
+    assert not found(model, "BN104")
+    old = {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
+    loaded = small()
+    loaded.load_state_dict(old)
+    assert int(loaded[1].num_batches_tracked) == 0
+    assert not found(loaded, "BN104")
+    frozen = FrozenBatchNorm2d(8, eps=0.0)
+    frozen.weight.uniform_(0.5, 1.5)
+    assert not found(nn.Sequential(nn.Conv2d(3, 8, 3), frozen), "BN104")
+
+
+def test_bn104_only_warns_where_all_layers_agree_in_eval():
+    model = nn.Sequential(*small(), nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8)).eval()
+    train_a_little(model)
+    (finding,) = found(model, "BN104")
+    assert (finding.severity, len(finding.layers)) == ("warning", 2)
+    calibrate(model[:2], smooth(8, 3, 16, 16))
+    (finding,) = found(model, "BN104")
+    assert (finding.severity, finding.path) == ("error", "4")
+
+
+def test_bn104_tells_of_a_layer_that_does_not_run_in_eval():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.aux = small(), small()
+
+        def forward(self, x):
+            return (self.main(x), self.aux(x)) if self.training else self.main(x)
+
+    model = calibrate(train_a_little(Auxiliary()), smooth(8, 3, 16, 16))
+    (finding,) = found(model, "BN104")
+    assert (finding.severity, finding.path) == ("info", "aux.1")
+
+
+def test_bn105_hits_new_models():
+    for model in (resnet18(weights=None), resnet18(weights=None, zero_init_residual=True)):
+        report = bninspect.check(model)
+        assert [finding.code for finding in report.findings] == ["BN105"]
+        assert report.findings[0].path is None
+
+
+def test_bn105_misses_a_model_with_one_trained_layer():
+    model = resnet18(weights=None)
+    train_a_little(model.layer1[0])
+    assert not found(model, "BN105")
+
+
+def dead_filter():
+    model = small()
+    with torch.no_grad():
+        model[0].weight[2] = 0
+    return train(model, 60)
+
+
+def test_bn106_hits_a_filter_of_zeros():
+    model = dead_filter()
+    with torch.no_grad():
+        model[1].running_var[2] = 1e-9
+    (finding,) = found(model, "BN106")
+    assert (finding.severity, finding.channels) == ("info", (2,))
+    assert finding.evidence["running_var_min"] == float(model[1].running_var.min())
+
+
+def test_bn106_warns_where_the_channel_varies_in_data():
+    model = dead_filter()
+    with torch.no_grad():
+        model[1].running_var[2] = 1e-9
+        model[0].weight[2] = 1.0
+    (finding,) = found(model, "BN106", torch.randn(40, 3, 8, 8))
+    assert (finding.severity, finding.channels) == ("warning", (2,))
+
+
+def test_bn106_misses_a_small_honest_variance_and_a_layer_of_zeros():
+    model = train(small(), 60, scale=0.05)
+    assert 1e-5 < model[1].running_var.min() < 1e-2
+    assert not found(model, "BN106")
+    model[1].running_var.zero_()
+    assert not found(model, "BN106")
+
+
+def test_bn107_hits_a_gamma_of_nearly_nothing():
+    model = train_a_little(train(small(), 3))
+    with torch.no_grad():
+        model[1].weight[[1, 5]] = 1e-8
+        model[1].bias[1], model[1].bias[5] = 0.0, 0.5
+    off, constant = found(model, "BN107")
+    assert (off.severity, off.channels, constant.channels) == ("info", (1,), (5,))
+    assert constant.evidence["bias_max"] == 0.5
+
+
+def test_bn107_misses_a_residual_branch_that_starts_at_zero():
+    model = train_a_little(resnet18(weights=None, zero_init_residual=True))
+    for block in (model.layer1[0], model.layer2[0]):
+        nn.init.zeros_(block.bn2.weight)
+    assert not found(model, "BN107")
+    nn.init.constant_(model.bn1.weight, 1e-6)
+    assert not found(model, "BN107")
+
+
+def shifted(beta, follower):
+    model = calibrate(train_a_little(small(follower)), smooth(8, 3, 16, 16))
+    with torch.no_grad():
+        model[1].bias[4] = beta
+    return model
+
+
+def test_bn108_hits_a_beta_far_below_zero():
+    (finding,) = found(shifted(-8.0, nn.ReLU()), "BN108")
+    assert (finding.severity, finding.channels) == ("info", (4,))
+    assert finding.evidence["beta_sigmas"] < -4
+
+
+def test_bn108_misses_other_activations():
+    for follower in (nn.SiLU(), nn.LeakyReLU(), nn.Identity()):
+        assert not found(shifted(-8.0, follower), "BN108")
+
+
+def test_bn109_hits_a_beta_far_above_zero():
+    (finding,) = found(shifted(8.0, nn.ReLU(inplace=True)), "BN109")
+    assert finding.channels == (4,)
+
+
+def test_bn109_misses_other_activations_and_ordinary_channels():
+    assert not found(shifted(8.0, nn.SiLU()), "BN109")
+    assert not found(shifted(1.0, nn.ReLU()), "BN109")
+
+
+def test_bn110_hits_training_in_sixteen_bits():
+    model = small().bfloat16().train()
+    model(torch.randn(4, 3, 8, 8, dtype=torch.bfloat16))
+    assert [finding.severity for finding in found(model, "BN110", input_size=(3, 8, 8))] == ["warning"]
+    assert [finding.severity for finding in found(model.eval(), "BN110")] == ["info"]
+    half = nn.BatchNorm2d(3)
+    half.running_var.fill_(1e5)
+    assert [finding.severity for finding in found(half.half(), "BN110")] == ["error"]
+
+
+def test_bn110_misses_autocast():
+    model = small().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(4, 3, 8, 8))
+    assert not found(model, "BN110")
+
+
+def test_bn111_hits_a_far_offset():
+    model = nn.BatchNorm1d(4, momentum=None)
+    for _ in range(3):
+        model(5000 + torch.randn(32, 4))
+    (finding,) = found(model, "BN111")
+    assert (finding.severity, finding.evidence["num_channels"]) == ("info", 4)
+    assert 4000 < finding.evidence["mean_over_std"] < 7000
+
+
+def test_bn111_misses_raw_pixels_and_channels_of_no_variance():
+    model = nn.BatchNorm2d(3, momentum=None)
+    model(torch.randint(0, 256, (8, 3, 8, 8)).float())
+    assert not found(model, "BN111")
+    model.running_var.fill_(1e-10)
+    assert not found(model, "BN111")
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = small(), nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+
+    def forward(self, x):
+        return checkpoint(self.second, self.first(x), use_reentrant=False)
+
+
+def test_bn112_hits_activation_checkpointing():
+    model = train(Checkpointed(), 1)
+    (finding,) = found(model, "BN112")
+    assert (finding.severity, finding.path) == ("warning", "second.1")
+    assert finding.evidence["num_batches_tracked"] == 2
+
+
+def test_bn112_misses_frozen_layers_and_old_checkpoints():
+    model = nn.Sequential(small(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    train(model, 4)
+    model[0].eval()
+    for _ in range(4):
+        model[2](torch.randn(4, 8, 4, 4))
+    assert [finding.severity for finding in found(model, "BN112")] == ["info"]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked.zero_()
+    assert not found(model, "BN112")
+
+
+def test_bn113_hits_a_short_training():
+    model = train(small(), 10)
+    (finding,) = found(model, "BN113")
+    assert finding.severity == "warning"
+    assert finding.evidence == {"num_batches_tracked": 10, "momentum": 0.1, "initial_share": 0.9**10}
+
+
+def test_bn113_misses_recalibrated_old_and_new_statistics():
+    model = train(small(), 10)
+    recalibrated = copy.deepcopy(model)
+    update_bn([torch.randn(8, 3, 8, 8) * 0.1 for _ in range(3)], recalibrated)
+    report = bninspect.check(recalibrated, select=["BN113"])
+    assert not report.findings
+    assert "recalibrated" in report.silent[0].reason
+    assert not found(small(), "BN113")
+    assert not found(train(small(), 50), "BN113")
