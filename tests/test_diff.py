@@ -26,7 +26,7 @@ from bninspect.report import Source, Tolerance, Tool
 
 replace = msgspec.structs.replace
 LAYERS = "nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, eps=0.001), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)"
-FORMATS = ("table", "json", "markdown", "csv")
+FORMATS = ("table", "json", "markdown", "csv", "github")
 
 
 def network(seed=0, eps=1e-3):
@@ -548,3 +548,11 @@ def test_the_command_prints_a_schema(capsys):
     assert run(["schema", "nothing"]) == 2
     with pytest.raises(SourceError, match="its name is one of summary, stats"):
         codec.json_schema("nothing")
+
+
+def test_annotations_stop_where_github_does(files, capsys):
+    assert run(["diff", "a.json", "b.json", "--format", "github"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("::error title=BatchNorm ") for line in lines) == 10
+    assert "more differences are in the report" in lines[10]
+    assert lines[-1].startswith("bninspect diff: ")

@@ -209,6 +209,15 @@ def test_json_with_vectors_in_it_is_a_snapshot_too(project, capsys):
     assert "channels" in {each["what"] for each in json.loads(capsys.readouterr().out)["differences"]}
 
 
+def test_check_has_snapshots_of_its_findings(project, capsys):
+    command = ["check", "nets.py:make", "--batch", "batch.pt", "--snapshot", "findings.json"]
+    assert run([*command, "--update"]) == 0
+    assert run(command) == 0
+    assert run([*command, "--model-arg", "eps=10.0"]) == 1
+    assert "findings." in capsys.readouterr().out
+    assert run([*command[:3], "other.pt", *command[4:]]) == 2
+
+
 # --- reading
 
 
@@ -513,12 +522,14 @@ def without_privileges():
 
 
 def test_a_read_only_folder_leaves_the_old_snapshot(project):
-    assert run([*STATS, "--update"]) == 0
+    for name, shift in (("old", 0), ("new", 1)):  # of files, which needs no import of torch
+        torch.save({"bn.running_mean": torch.full((3,), float(shift)), "bn.running_var": torch.ones(3)}, f"{name}.pt")
+    assert run(["stats", "old.pt", "--snapshot", "bn.json", "--update"]) == 0
     before = (project / "bn.json").read_bytes()
     project.chmod(0o555)
     try:
-        command = [*without_privileges(), sys.executable, "-m", "bninspect", *STATS, "--update"]
-        done = ended([*command, "--model-arg", "shift=1.0"])
+        command = [*without_privileges(), sys.executable, "-m", "bninspect", "stats", "new.pt"]
+        done = ended([*command, "--snapshot", "bn.json", "--update"])
     finally:
         project.chmod(0o755)
     assert done.returncode == 2

@@ -160,6 +160,13 @@ def _open_snapshot(
     return Kept(Path(path), schema, update=update, tolerance=tolerance, how=how)
 
 
+def fingerprint(batch: Any) -> Any:
+    """The batch, to be hashed as it is read."""
+    from bninspect.fingerprint import Fingerprint
+
+    return Fingerprint(batch)
+
+
 def _arguments() -> list[str]:
     """The command line as it was typed."""
     typed = click.get_current_context().find_root().obj

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bninspect import _plugins
 from bninspect.cli import _config as config
 from bninspect.cli import _options as options
-from bninspect.cli._output import emit
+from bninspect.cli._output import conclude, emit
+
+if TYPE_CHECKING:
+    from bninspect.inspection._kept import Kept
 
 EPILOG = """\b
 Examples:
@@ -48,15 +51,21 @@ Settings may stand in pyproject.toml:
 @click.option("--exit-zero", is_flag=True, help="Exit 0 whatever is found.")
 @options.model_options
 @options.output_options("bninspect.check")
-def check(model: str, batch: str | None, fmt: str, output: str | None, color: str, **given: Any) -> int:
+@options.snapshot_options("bninspect.check")
+def check(
+    model: str, batch: str | None, fmt: str, *, output: str | None, color: str, kept: Kept | None, **given: Any
+) -> int:
     """What is wrong with the BatchNorm layers of MODEL, and what to do about it.
 
     Rules on stored values need MODEL alone, rules on the graph also the shape of an input, rules on data a real batch.
-    `bninspect rule` lists them. Exit code 1: there are findings.
+    `bninspect rule` lists them. Exit code 1: there are findings; with --snapshot: they are not those of the snapshot.
     """
     settings = {**config.settings(), **_said(given)}
-    report = _check(model, batch, {**given, **settings})
-    emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
+    report = _check(model, batch, {**given, **settings}, hashed=kept is not None)
+    renderer = _plugins.formats(report.schema)[fmt]
+    if kept is not None:
+        return conclude(report, kept, renderer, output=output, color=color, vectors=False)
+    emit(report, renderer, output=output, color=color)
     return _exit_code(report, settings)
 
 
@@ -70,7 +79,7 @@ def _codes(values: tuple[str, ...]) -> list[str]:
     return [code.strip() for value in values for code in value.split(",")]
 
 
-def _check(model: str, batch: str | None, settings: dict[str, Any]) -> Any:
+def _check(model: str, batch: str | None, settings: dict[str, Any], *, hashed: bool) -> Any:
     import msgspec
 
     import bninspect
@@ -87,23 +96,28 @@ def _check(model: str, batch: str | None, settings: dict[str, Any]) -> Any:
         size = settings["batch_size"]
         report = bninspect.check(found.layers, batch_size=size, source=options.source_of(found), **rules)
     else:
-        report = _live(found, batch, settings, rules)
+        report = _live(found, batch, settings, rules, hashed=hashed)
     return options.with_remarks(msgspec.structs.replace(report, notes=(*report.notes, *found.notes)), found)
 
 
-def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[str, Any]) -> Any:
+def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[str, Any], *, hashed: bool) -> Any:
+    import msgspec
+
     import bninspect
 
     data = _batch(found, batch, settings)
-    return bninspect.check(
+    mark = options.fingerprint(data.data) if data and hashed else None
+    report = bninspect.check(
         options.build(found, settings["seed"]),
-        data.data if data else None,
+        mark.data if mark else data.data if data else None,
         input_size=settings["shapes"] or None,
         batch_size=settings["batch_size"],
         device=settings["device"],
         source=options.source_of(found, data),
         **rules,
     )
+    source = msgspec.structs.replace(report.source, batch_sha256=mark.digest if mark else None)
+    return msgspec.structs.replace(report, source=source)
 
 
 def _batch(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:

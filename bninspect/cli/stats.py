@@ -122,7 +122,7 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
     )
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
     built = options.build(found, settings["seed"])
-    mark = _fingerprint(given.data) if hashed else None
+    mark = options.fingerprint(given.data) if hashed else None
     with watching(given.num_images, live=settings["live"]) as on_piece:
         report = bninspect.stats(
             built,
@@ -139,12 +139,6 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
     notes = (*report.notes, *(found.notes if found else ()))
     report = msgspec.structs.replace(report, source=source, notes=notes)
     return options.with_remarks(report, found) if found else report
-
-
-def _fingerprint(batch: Any) -> Any:
-    from bninspect.fingerprint import Fingerprint
-
-    return Fingerprint(batch)
 
 
 def _wants_values(found: Any, given: Any, asked: bool | None) -> bool:  # noqa: FBT001

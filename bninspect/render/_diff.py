@@ -29,7 +29,7 @@ def view(report: DiffReport) -> View:
         title=f"{_name(report.a)} compared with {_name(report.b)}",
         above=(versions(report.tool), _how(report)),
         tables=(Table(columns=_COLUMNS, rows=rows),) if rows else (),
-        below=(_verdict(report), *_drift(report), *(f"Note: {note}" for note in report.notes)),
+        below=(verdict(report), *_drift(report), *(f"Note: {note}" for note in report.notes)),
     )
 
 
@@ -46,7 +46,8 @@ def _how(report: DiffReport) -> str:
     )
 
 
-def _verdict(report: DiffReport) -> str:
+def verdict(report: DiffReport) -> str:
+    """How many differences there are, in how many places."""
     if report.equal:
         return f"No difference in {_plural(report.num_layers, 'layer')}."
     layers = len({difference.path for difference in report.differences})
@@ -76,18 +77,19 @@ def _row(found: Difference) -> tuple[str, ...]:
         found.what,
         found.path or "(model)",
         found.field or "-",
-        _value(found.a),
-        _value(found.b),
+        value(found.a),
+        value(found.b),
         _distance(found),
         moved,
         number(found.channel),
     )
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return shape(value)
-    return number(value) if value is None or isinstance(value, (int, float)) else str(value)
+def value(entry: Any) -> str:
+    """A value of a difference, as text."""
+    if isinstance(entry, list):
+        return shape(entry)
+    return number(entry) if entry is None or isinstance(entry, (int, float)) else str(entry)
 
 
 def _distance(found: Difference) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bninspect.render._check import counts, where
+from bninspect.render._diff import value, verdict
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from bninspect.report import CheckReport, Finding
+    from collections.abc import Iterator
 
-SCHEMAS = ("bninspect.check",)
+    from bninspect.report import CheckReport, DiffReport, Finding
+
+SCHEMAS = ("bninspect.check", "bninspect.diff")
 _LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
 _MOST = 10  # annotations of a level that GitHub shows for one step
 
 
-def render(report: CheckReport, *, color: bool, width: int | None) -> str:  # noqa: ARG001
+def render(report: Any, *, color: bool, width: int | None) -> str:  # noqa: ARG001
     """Commands by severity, a plain line where a level has more than GitHub shows, and a line of counts."""
+    if report.schema == "bninspect.diff":
+        return "\n".join(_differences(report)) + "\n"
     lines = []
     for severity, level in _LEVELS.items():
         found = [finding for finding in report.findings if finding.severity == severity]
@@ -32,6 +37,17 @@ def _command(level: str, finding: Finding, report: CheckReport) -> str:
         properties = {"file": report.source.model, **properties}
     shown = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     return f"::{level} {shown}::{_data(f'{where(finding)}: {finding.message}. {finding.fix}')}"
+
+
+def _differences(report: DiffReport) -> Iterator[str]:
+    """An error for each, the rest in a line."""
+    for found in report.differences[:_MOST]:
+        title = _property(f"BatchNorm {found.what} {found.field or ''}".rstrip())
+        text = _data(f"{found.path or 'the model'}: {value(found.a)} -> {value(found.b)}")
+        yield f"::error title={title}::{text}"
+    if len(report.differences) > _MOST:
+        yield f"{len(report.differences) - _MOST} more differences are in the report, and not annotated"
+    yield f"bninspect diff: {verdict(report)}"
 
 
 def _data(text: str) -> str:
