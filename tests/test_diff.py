@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import jsonschema
 import msgspec
@@ -26,7 +27,7 @@ from bninspect.report import Source, Tolerance, Tool
 
 replace = msgspec.structs.replace
 LAYERS = "nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, eps=0.001), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)"
-FORMATS = ("table", "json", "markdown", "csv", "github")
+FORMATS = ("table", "json", "markdown", "csv", "github", "junit")
 
 
 def network(seed=0, eps=1e-3):
@@ -515,6 +516,7 @@ def reports(report):
         bninspect.summary(network(), (3, 12, 12), all_layers=True),
         bninspect.diff(report, other),
         bninspect.diff(report, broken),
+        bninspect.check(network(), batch()),
         bninspect.diff(bninspect.summary(network(), (3, 12, 12)), layers_of(("x", 3))),
         of_layers(layers_of(("x", 3)), Source(evidence="tensors")),
     ]
@@ -528,7 +530,7 @@ def test_every_report_fits_its_schema_and_reads_back(report):
         jsonschema.validate(json.loads(text), schema)
         assert codec.encode(codec.decode(text.encode(), "it")) == text
     seen = {each.schema for each in reports(report)}
-    assert seen >= {"bninspect.summary", "bninspect.stats", "bninspect.diff"}
+    assert seen >= {"bninspect.summary", "bninspect.stats", "bninspect.diff", "bninspect.check"}
 
 
 def test_a_schema_refuses_what_no_writer_writes(report):
@@ -556,3 +558,15 @@ def test_annotations_stop_where_github_does(files, capsys):
     assert sum(line.startswith("::error title=BatchNorm ") for line in lines) == 10
     assert "more differences are in the report" in lines[10]
     assert lines[-1].startswith("bninspect diff: ")
+
+
+def test_junit_has_a_case_for_each_place_that_differs(files, capsys):
+    assert run(["diff", "a.json", "b.json", "--format", "junit"]) == 1
+    suite = ElementTree.fromstring(capsys.readouterr().out)
+    assert run(["diff", "a.json", "b.json", "--format", "json"]) == 1
+    places = {found["path"] or "(model)" for found in json.loads(capsys.readouterr().out)["differences"]}
+    assert {case.get("name") for case in suite.iter("testcase")} == places
+    assert suite.get("failures") == suite.get("tests") == str(len(places))
+    assert run(["diff", "a.json", "a.json", "--format", "junit"]) == 0
+    suite = ElementTree.fromstring(capsys.readouterr().out)
+    assert (suite.get("tests"), suite.get("failures")) == ("1", "0")
