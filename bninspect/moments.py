@@ -35,7 +35,7 @@ _SMALL_PLANE = 256  # below so many positions torch finds extremes faster over i
 _TINY = 1e-30  # a mean square below this has lost digits to float32 underflow
 _PROMISE = 1e-6  # relative error of a variance
 _ROUNDING = {torch.float32: 1e-7, torch.float64: 2e-16}  # rms relative error of one row's mean square (measured)
-_SIGMAS = 6  # a channel is trusted where this many standard deviations of its error keep the promise
+_SIGMAS = 5  # a channel is trusted where this many standard deviations of its error keep the promise
 _TRUST = {torch.float32: 8.0, torch.float64: 1e8}  # and never beyond: errors of quantised data do not average out
 
 
