@@ -150,7 +150,7 @@ def _chan(a: Sequence[Vector], b: Sequence[Vector]) -> tuple[Vector, Vector, Vec
 
 def _view(x: Tensor) -> tuple[Tensor, int]:
     """``x`` as ``[N, C, S]`` or, where channels lie innermost, ``[N, S, C]``; and the dimension of the channels."""
-    x = x.detach()
+    x = x.detach() if x.requires_grad else x
     if x.dim() == 2:
         return x.unsqueeze(2), 1
     if x.dim() > 3 and x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
@@ -225,7 +225,10 @@ def _planes(view: Tensor, *, extremes: bool) -> _Sums:
     small = size < _SMALL_PLANE
     planes = view.reshape(images * channels, size)
     blocks = (planes,) if planes.numel() <= _CACHED else planes.split(max(1, _CACHED // size))
-    figures = [(*_row_sums(block), *(_row_extremes(block) if extremes and not small else ())) for block in blocks]
+    scratch = torch.empty_like(blocks[0])  # one for all blocks: holes of their size would be nibbled at in between
+    figures = [
+        (*_row_sums(block), *(_row_extremes(block, scratch) if extremes and not small else ())) for block in blocks
+    ]
     columns = figures[0] if len(figures) == 1 else [np.concatenate(parts) for parts in zip(*figures, strict=True)]
     first, second, *others = (column.reshape(images, channels) for column in columns)
     second = np.add.reduce(second, 0)
@@ -233,7 +236,7 @@ def _planes(view: Tensor, *, extremes: bool) -> _Sums:
         return _Sums(first, second)
     if small:
         low, high = view.amin(0).amin(1).double().numpy(), view.amax(0).amax(1).double().numpy()
-        return _Sums(first, second, np.add.reduce(_zeros(view, 2), 0), low, high)
+        return _Sums(first, second, np.add.reduce(_zeros(view, 2, torch.empty_like(view)), 0), low, high)
     zeros, low, high = others
     return _Sums(first, second, np.add.reduce(zeros, 0), low.min(0), high.max(0))
 
@@ -252,13 +255,13 @@ def _row_sums(block: Tensor) -> tuple[Vector, Vector]:
     return first, second
 
 
-def _row_extremes(block: Tensor) -> tuple[Vector, Vector, Vector]:
-    return _zeros(block, 1), block.amin(1).double().numpy(), block.amax(1).double().numpy()
+def _row_extremes(block: Tensor, scratch: Tensor) -> tuple[Vector, Vector, Vector]:
+    return _zeros(block, 1, scratch[: len(block)]), block.amin(1).double().numpy(), block.amax(1).double().numpy()
 
 
-def _zeros(block: Tensor, position: int) -> Vector:
+def _zeros(block: Tensor, position: int, scratch: Tensor) -> Vector:
     """Number of zeros along ``position``: a comparison into floats is summed thirty times faster than into booleans."""
-    return torch.eq(block, 0, out=torch.empty_like(block)).sum(position).double().numpy()
+    return torch.eq(block, 0, out=scratch).sum(position).double().numpy()
 
 
 def _pixels(view: Tensor, *, extremes: bool) -> _Sums:
@@ -269,7 +272,8 @@ def _pixels(view: Tensor, *, extremes: bool) -> _Sums:
     first, second = np.stack([image[0] for image in images]), np.add.reduce([image[1] for image in images])
     if not extremes:
         return _Sums(first, second)
-    zeros = np.add.reduce([_zeros(image, 0) for image in view])
+    scratch = torch.empty_like(view[0])
+    zeros = np.add.reduce([_zeros(image, 0, scratch) for image in view])
     return _Sums(first, second, zeros, view.amin((0, 1)).double().numpy(), view.amax((0, 1)).double().numpy())
 
 
