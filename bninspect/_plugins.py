@@ -19,6 +19,15 @@ def plugins(folder: str) -> dict[str, ModuleType]:
     return {name: importlib.import_module(f"bninspect.{folder}.{name}") for name in names if not name.startswith("_")}
 
 
+def choose(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str] | None:
+    """The source that reads ``[scheme:]value``, and the value: by its scheme, or the first that accepts the text."""
+    schemes = {source.SCHEME: source for source in sources.values()}
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme in schemes:
+        return schemes[scheme], rest
+    return next(((source, text) for source in sources.values() if source.accepts(text)), None)
+
+
 def formats(schema: str) -> dict[str, ModuleType]:
     """Renderers that can write a report of this ``schema``, by their ``--format`` name."""
     return {name: module for name, module in plugins("render").items() if schema in module.SCHEMAS}

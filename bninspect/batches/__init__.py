@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bninspect._plugins import choose
 from bninspect.errors import SourceError
 
 if TYPE_CHECKING:
@@ -42,13 +43,8 @@ def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:
     Raises:
         SourceError: no source reads it.
     """
-    schemes = {source.SCHEME: source for source in sources.values()}
-    scheme, colon, rest = text.partition(":")
-    if colon and scheme in schemes:
-        return schemes[scheme], rest
-    for source in sources.values():
-        if source.accepts(text):
-            return source, text
+    if chosen := choose(text, sources):
+        return chosen
     raise SourceError(
         f"{text!r} is no batch: give a file (.pt, .npy, .npz, .safetensors), an image or a folder of images, "
         "package.module:loader, data.py:loader, or random with --input C,H,W"

@@ -219,12 +219,17 @@ def is_stored(model: Model | None) -> bool:
     return model is not None and model.evidence != "module"
 
 
-def find_batch(text: str, **options: Any) -> Batch:
-    """The batch that SOURCE names."""
+def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:
+    """The batch that SOURCE names; images get the transforms of the model's weights, unless others are named."""
     from bninspect import batches
 
     source, value = batches.find(text, _plugins.plugins("batches"))
-    found: Batch = source.load(value, batches.BatchOptions(**options))
+    names = ("key", "shapes", "dtypes", "seed", "workers", "max_batches")
+    transforms = settings["transforms"] or _trained_transforms(model, settings)
+    wanted = batches.BatchOptions(
+        **{name: settings[name] for name in names}, size=settings["batch_size"], transforms=transforms
+    )
+    found: Batch = source.load(value, wanted)
     return found
 
 
@@ -260,6 +265,6 @@ def build(found: Any, seed: int) -> Any:
     return found.build()
 
 
-def trained_transforms(found: Any, settings: dict[str, Any]) -> str | None:
+def _trained_transforms(found: Any, settings: dict[str, Any]) -> str | None:
     """The name of the torchvision weights that were asked for, whose transforms then fit."""
     return found.weights if found and settings["weights"] and found.kind == "torchvision" else None

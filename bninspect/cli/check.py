@@ -105,7 +105,7 @@ def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[s
 
     import bninspect
 
-    data = _batch(found, batch, settings)
+    data = options.find_batch(batch, settings, found) if batch else None
     mark = options.fingerprint(data.data) if data and hashed else None
     report = bninspect.check(
         options.build(found, settings["seed"]),
@@ -118,22 +118,6 @@ def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[s
     )
     source = msgspec.structs.replace(report.source, batch_sha256=mark.digest if mark else None)
     return msgspec.structs.replace(report, source=source)
-
-
-def _batch(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:
-    if batch is None:
-        return None
-    return options.find_batch(
-        batch,
-        key=settings["key"],
-        shapes=settings["shapes"],
-        dtypes=settings["dtypes"],
-        size=settings["batch_size"],
-        seed=settings["seed"],
-        transforms=settings["transforms"] or options.trained_transforms(found, settings),
-        workers=settings["workers"],
-        max_batches=settings["max_batches"],
-    )
 
 
 def _exit_code(report: Any, settings: dict[str, Any]) -> int:

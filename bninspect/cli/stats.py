@@ -109,17 +109,7 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
     import bninspect
     from bninspect.cli._live import watching
 
-    given = options.find_batch(
-        batch,
-        key=settings["key"],
-        shapes=settings["shapes"],
-        dtypes=settings["dtypes"],
-        size=settings["batch_size"],
-        seed=settings["seed"],
-        transforms=settings["transforms"] or options.trained_transforms(found, settings),
-        workers=settings["workers"],
-        max_batches=settings["max_batches"],
-    )
+    given = options.find_batch(batch, settings, found)
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
     built = options.build(found, settings["seed"])
     mark = options.fingerprint(given.data) if hashed else None

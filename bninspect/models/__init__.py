@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from bninspect._plugins import choose
 from bninspect.errors import SourceError
 
 if TYPE_CHECKING:
@@ -62,14 +63,9 @@ def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:
     Raises:
         SourceError: no source reads it.
     """
-    schemes = {source.SCHEME: source for source in sources.values()}
-    scheme, colon, rest = text.partition(":")
-    if colon and scheme in schemes:
-        return schemes[scheme], rest
-    for source in sources.values():
-        if source.accepts(text):
-            return source, text
+    if chosen := choose(text, sources):
+        return chosen
     raise SourceError(
         f"{text!r} is no model that bninspect can find: give a torchvision name (resnet18), package.module:callable, "
-        f"nets.py:callable, or a scheme ({', '.join(sorted(schemes))}) and a value"
+        f"nets.py:callable, or a scheme ({', '.join(sorted(source.SCHEME for source in sources.values()))}) and a value"
     )
