@@ -132,6 +132,10 @@ def test_output_goes_to_a_file_whole_or_not_at_all(run, files):
         (["stats", "nets.py:model", "--batch", "batch.pt", "--device", "cuda:99"], "give --device cpu"),
         (["stats", "nets.py:model", "--batch", "random"], "add --input"),
         (["stats", "--batch", "batch.pt", "--format", "ordereddict"], "'ordereddict' is not one of"),
+        (
+            ["stats", "nets.py:model", "--batch", "random", "--input", "3,900000,900000", "--batch-size", "64"],
+            "not enough memory",
+        ),
         (["sumary"], "No such command 'sumary'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -58,6 +58,9 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911  # one per way to end
         silence()
         return 141
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's is a RuntimeError
+            text = "there is not enough memory for this: give a smaller --batch-size, or fewer images"
+            return _failed(BNInspectError(text), text)
         return _failed(error, f"internal error, {type(error).__name__}: {printable(str(error), 300)}")
     return code if isinstance(code, int) else 0
 
