@@ -28,7 +28,10 @@ from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
+
+    from torch.utils.hooks import RemovableHandle
 
     from bninspect.report import Vector
 
@@ -203,19 +206,33 @@ def undisturbed(device: torch.device, seed: int = 0) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def unseen() -> AbstractContextManager[None]:
+    """Calls of torch made inside are no concern of an :class:`Audit`, nor of the input's own tensor class."""
+    return torch._C.DisableTorchFunction()  # noqa: SLF001  # the name that torch documents for this
+
+
 class Audit(TorchFunctionMode):
-    """Counts calls of ``batch_norm`` that no watched module owns; ``names`` gives the modules' paths by identity."""
+    """Counts calls of ``batch_norm`` that no watched module owns; ``names`` gives the modules' paths by identity.
+
+    It costs time at every call of torch, so it is entered for one forward, and its hooks go when it is left.
+    """
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
         self.names = names
         self.inside = 0
         self.found: dict[tuple[str, str], int] = {}
+        self._handles: list[RemovableHandle] = []
 
     def watch(self, module: nn.Module) -> None:
         """Calls made while ``module`` runs are its own."""
-        module.register_forward_pre_hook(self._enter, prepend=True)
-        module.register_forward_hook(self._leave, always_call=True)
+        self._handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
+        self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        while self._handles:
+            self._handles.pop().remove()
 
     def _enter(self, *_: Any) -> None:
         self.inside += 1

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "bninspect"
 FILES = sorted(ROOT.rglob("*.py"))
 FLOOR_0 = {"errors", "report", "facts", "_plugins", "text", "_imports", "codec", "writing"}
-TORCH_BEARING = ["fingerprint", "moments", "observe", "meta", "graph"]
+TORCH_BEARING = ["fingerprint", "moments", "glance", "observe", "meta", "graph"]
 FOLDERS_1 = {"models", "batches", "rules", "render"}
 OUTSIDE = {
     "floor 0": {"msgspec", "numpy"},

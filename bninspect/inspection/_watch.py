@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bninspect import moments, observe
+from bninspect import glance, observe
 from bninspect.errors import BNInspectError
 from bninspect.facts import Candidate, ModeChange, Padding, median
 
@@ -172,7 +172,7 @@ def _given(args: Any, kwargs: Any) -> Any:
 def _moments(x: Tensor) -> tuple[Float64, Float64]:
     """Mean and biased variance per channel."""
     if x.device.type == "cpu":
-        found = moments.measure(x, extremes=False)
+        found = glance.measure(x, extremes=False)
         return found.mean, found.M2 / np.maximum(found.count, 1)
     both = torch.var_mean(x.float(), [0, *range(2, x.dim())], correction=0)
     var, mean = torch.stack(both).double().cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from bninspect.glance import Glance
     from bninspect.layers import BatchNormLayer
     from bninspect.moments import Moments
+    from bninspect.report import Vector
 
 
 def stats(
@@ -99,10 +102,9 @@ class _Run:
         self.layers = _chosen(self.layers, layer, self.name)
         self.twin = observe.shadow(model, device=place)
         self.audit = observe.Audit({id(module): path for path, module in self.twin.named_modules()})
-        self.moments: dict[str, Moments] = {}
-        self.calls: dict[str, int] = {}
+        self.pooled: dict[tuple[str, ...], Moments] = {}  # of all layers side by side, by the order of their calls
         self.dtypes: dict[str, str] = {}
-        self.found: list[tuple[str, Moments | Tensor]] = []
+        self.seen: list[tuple[str, Moments | Glance | Tensor]] = []  # in the forward that runs
         self.again: set[str] = set()
         self.images = self.pieces = 0
         self.shape: tuple[int, ...] | None = None
@@ -119,7 +121,7 @@ class _Run:
         observe.set_mode(self.twin, self.mode)
 
     def _hook(self, path: str) -> Callable[..., None]:
-        from bninspect import moments, observe
+        from bninspect import glance, moments, observe
 
         def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
@@ -129,76 +131,80 @@ class _Run:
                 return  # the layer itself is about to refuse it, in its own words
             if x.is_quantized:
                 x = x.dequantize()
-            self.dtypes.setdefault(path, str(x.dtype).removeprefix("torch."))
-            if path in self.again:
-                result: Moments | Tensor = moments.exact(x)
-            elif x.device.type == "cpu":
-                result = moments.measure(x, extremes=self.extremes)
-            else:
-                result = moments.enqueue(x, extremes=self.extremes)
-            self.found.append((path, result))
+            if path not in self.dtypes:
+                self.dtypes[path] = str(x.dtype).removeprefix("torch.")
+            with observe.unseen():
+                if path in self.again:
+                    result: Moments | Glance | Tensor = moments.exact(x)
+                elif x.device.type == "cpu":
+                    result = glance.look(x, extremes=self.extremes)
+                else:
+                    result = moments.enqueue(x, extremes=self.extremes)
+            self.seen.append((path, result))
 
         return look
 
     def feed(self, piece: tuple[Any, ...]) -> Any:
         """Run one piece and merge what was measured."""
+        from bninspect import moments
+
         _check(piece[0])
         inputs = tuple(value.to(self.place, non_blocking=True) for value in piece)
-        result = self._forward(inputs)
-        if doubtful := self._doubtful():
-            self.again = doubtful
-            result = self._forward(inputs)
+        result, paths, found = self._forward(inputs)
+        if found and self.place.type != "cpu" and (doubtful := moments.doubtful(found)).any():
+            self.again = {path for path, doubt in zip(paths, self._split(paths, doubtful), strict=True) if doubt.any()}
+            result, paths, found = self._forward(inputs)
             self.again = set()
-        self._merge()
+        if found:
+            self.pooled[paths] = moments.merge(self.pooled[paths], found) if paths in self.pooled else found
         self.pieces += 1
         self.images += len(piece[0])
         return result
 
-    def _forward(self, inputs: tuple[Any, ...]) -> Any:
-        from bninspect import moments, observe
+    def _forward(self, inputs: tuple[Any, ...]) -> tuple[Any, tuple[str, ...], Moments | None]:
+        """The model's output; the layers in call order, and their moments side by side."""
+        from bninspect import glance, observe
 
-        self.found.clear()
+        self.seen.clear()
         if self.pieces:
             result = observe.run(self.twin, inputs, what=self.name)
         else:
             self.shape, self.dtype = tuple(inputs[0].shape), inputs[0].dtype
             with self.audit:
                 result = observe.run(self.twin, inputs, what=self.name)
-        collected = moments.collect([found for _, found in self.found])
-        self.found = [(path, found) for (path, _), found in zip(self.found, collected, strict=True)]
-        return result
+        found = glance.collect([found for _, found in self.seen]) if self.seen else None
+        return result, tuple(path for path, _ in self.seen), found
 
-    def _doubtful(self) -> set[str]:
-        """Layers on a device whose figures hold NaN or left float32's range, and have to be done in float64."""
+    def _split(self, paths: tuple[str, ...], vector: Vector) -> list[Vector]:
+        """A vector over all layers side by side, by layer."""
+        return np.split(vector, np.cumsum([self.layers[path].num_features for path in paths])[:-1])
+
+    def _by_layer(self) -> dict[str, tuple[Moments, int]]:
+        """Moments of each layer, pooled over its calls, and the most calls in one forward; in call order."""
         from bninspect import moments
 
-        if self.place.type == "cpu":
-            return set()
-        return {path for path, found in self.found if moments.doubtful(found)}  # type: ignore[arg-type]
-
-    def _merge(self) -> None:
-        from bninspect import moments
-
-        seen: dict[str, int] = {}
-        for path, found in self.found:
-            seen[path] = seen.get(path, 0) + 1
-            assert not hasattr(found, "device") or path
-            self.moments[path] = moments.merge(self.moments[path], found) if path in self.moments else found  # type: ignore[arg-type,assignment]
-        for path, calls in seen.items():
-            self.calls[path] = max(calls, self.calls.get(path, 0))
+        found: dict[str, tuple[Moments, int]] = {}
+        for paths, pooled in self.pooled.items():
+            calls = Counter(paths)
+            for path, *vectors in zip(paths, *(self._split(paths, vector) for vector in pooled), strict=True):
+                more = moments.Moments(*vectors)
+                before, most = found.get(path, (None, 0))
+                found[path] = moments.merge(before, more) if before else more, max(most, calls[path])
+        return found
 
     def report(self) -> StatsReport:
         """The report of everything that was fed so far, in call order."""
         from bninspect import observe
 
+        called = self._by_layer()
         layers = tuple(
-            figures.live(self.layers[path], found, self.calls[path], self.dtypes[path], extremes=self.extremes)
-            for path, found in self.moments.items()
+            figures.live(self.layers[path], found, calls, self.dtypes[path], extremes=self.extremes)
+            for path, (found, calls) in called.items()
         )
         missing = tuple(
             LayerRef(path=path, kind=layer.kind, num_features=layer.num_features, calls=0)
             for path, layer in self.layers.items()
-            if path not in self.moments
+            if path not in called
         )
         return StatsReport(
             tool=observe.tool(self.place, self.dtype, self.mode),
@@ -208,17 +214,17 @@ class _Run:
             layers=layers,
             never_called=missing,
             functional_calls=self.audit.report(),
-            notes=_notes(self),
+            notes=_notes(self, [path for path, (_, calls) in called.items() if calls > 1]),
         )
 
 
-def _notes(run: _Run) -> tuple[str, ...]:
+def _notes(run: _Run, shared: list[str]) -> tuple[str, ...]:
     notes = []
     if not run.layers:
         notes.append(f"{run.name} has no BatchNorm layer")
     if run.source.synthetic:
         notes.append("the batch is synthetic: distances to the running statistics say nothing about real data")
-    if shared := [path for path, calls in run.calls.items() if calls > 1]:
+    if shared:
         notes.append(f"called more than once in a forward, and pooled over the calls: {', '.join(shared)}")
     return tuple(notes)
 

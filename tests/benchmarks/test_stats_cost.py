@@ -13,7 +13,7 @@ from conftest import ROOT
 from torch import nn
 from torchvision.models import get_model
 
-from bninspect.moments import measure
+from bninspect.glance import measure
 
 BOUNDS = {
     "resnet18": (1.06, 1.15),
