@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bninspect.moments import FAST, TINY, Moments, along, exactly, merge, view_of
+from bninspect.moments import FAST, TINY, Moments, Vector, along, exactly, merge, view_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _ROW = 256  # longest run summed in float32 at once: in longer ones equal values err in one direction (2e-6 at 1024)
 _SHORT_ROW = 64  # shorter runs are not worth their calls
-_CACHED = 1 << 18  # float32 values that stay in the processor's cache while several figures are taken of them
+_CACHED = 1 << 20  # values of a block, which several figures are taken of: its second read comes from a cache
 _TOY = 4096  # so few values are done in float64 at once
 _SMALL_PLANE = 256  # below so many positions torch finds extremes faster over images first
 _PROMISE = 1e-6  # relative error of a variance
@@ -39,14 +39,16 @@ class Glance(NamedTuple):
     """What one pass over a layer's input found, from which :func:`collect` makes moments later.
 
     ``sums`` and ``norms`` ``[N, C, rows]`` are the sums and the 2-norms of rows of each image, ``size`` positions in
-    all; ``extremes`` are the number of zeros, min and max ``[C]``; ``again`` are channels that were measured again.
+    all, of x less ``shift`` ``[C]``; ``extremes`` are the number of zeros, min and max ``[C]``; ``again`` are indices
+    of the channels that were measured again, and what was found then.
     """
 
     sums: Tensor
     norms: Tensor
     size: int
+    shift: Tensor | None = None
     extremes: tuple[Tensor, Tensor, Tensor] | None = None
-    again: tuple[Tensor, Moments] | None = None
+    again: tuple[Tensor, Glance | Moments] | None = None
 
 
 def measure(x: Tensor, *, extremes: bool = True) -> Moments:
@@ -111,37 +113,30 @@ def _doubt(found: Glance, dtype: torch.dtype) -> Tensor | None:
     return index
 
 
-def _closer(view: Tensor, channel: int, found: Glance, index: Tensor) -> Moments:
-    """Moments of the channels ``index``: around their means, or in float64 where that is not enough."""
+def _closer(view: Tensor, channel: int, found: Glance, index: Tensor) -> Glance:
+    """A pass over the channels ``index`` around their means; in float64 where that is not enough."""
     shift = (found.sums[:, index].double().sum((0, 2)) / (len(view) * found.size)).to(view.dtype)
     part = view.index_select(channel, index).sub_(along(shift, channel))
     near = _planes(part, extremes=False) if channel == 1 else _pixels(part, extremes=False)
+    rest = _doubt(near, view.dtype)
+    exact = None if rest is None else (rest, exactly(view.index_select(channel, index[rest]), channel))
+    near = near._replace(shift=shift, again=exact)
     if found.extremes:
         zeros, low, high = found.extremes
         near = near._replace(extremes=(zeros[index], low[index], high[index]))
-    rest = _doubt(near, view.dtype)
-    better = _pool([near])
-    better.mean[:] = better.image_mean[:] = better.mean + shift.double().numpy()
-    if rest is not None:
-        _overlay(better, rest, exactly(view.index_select(channel, index[rest]), channel))
-    return better
-
-
-def _overlay(found: Moments, index: Tensor, better: Moments) -> None:
-    """Write the moments of the channels ``index`` into those of all channels."""
-    where = index.numpy()
-    for old, new in zip(found, better, strict=True):
-        old[where] = new
+    return near
 
 
 def _pool(glances: Sequence[Glance]) -> Moments:
     """Moments of all images together, for layers side by side; each has been given as many images."""
+    images = len(glances[0].sums)
     widths = [one.sums.shape[1] for one in glances]
-    images, channels = len(glances[0].sums), sum(widths)
-    first = torch.cat([one.sums.sum(2, dtype=torch.float64) for one in glances], 1).numpy()
-    second = torch.cat([one.norms.double().square_().sum((0, 2)) for one in glances]).numpy()
     size = np.repeat([float(one.size) for one in glances], widths)
-    pooled = Moments(*np.full((len(Moments._fields), channels), np.nan))
+    rows = np.repeat([one.sums.shape[2] for one in glances], widths)
+    starts = np.cumsum(rows) - rows
+    first = np.add.reduceat(_side_by_side([one.sums for one in glances]), starts, axis=1)
+    second = np.add.reduceat(np.square(_side_by_side([one.norms for one in glances])).sum(0), starts)
+    pooled = Moments(*np.full((len(Moments._fields), len(size)), np.nan))
     with np.errstate(invalid="ignore", over="ignore"):  # channels with NaN or infinite values are overlaid
         mean = first.sum(0) / (images * size)
         deviation = first / size - mean
@@ -150,12 +145,27 @@ def _pool(glances: Sequence[Glance]) -> Moments:
     pooled.count[:], pooled.images[:], pooled.nonfinite[:] = images * size, images, 0
     pooled.mean[:] = pooled.image_mean[:] = mean
     for one, end in zip(glances, accumulate(widths), strict=True):
-        layer = Moments(*(vector[end - one.sums.shape[1] : end] for vector in pooled))
-        if one.extremes:
-            layer.zeros[:], layer.min[:], layer.max[:] = (figure.numpy() for figure in one.extremes)
-        if one.again:
-            _overlay(layer, *one.again)
+        if one.extremes or one.shift is not None or one.again:
+            _complete(Moments(*(vector[end - one.sums.shape[1] : end] for vector in pooled)), one)
     return pooled
+
+
+def _side_by_side(figures: list[Tensor]) -> Vector:
+    """The rows ``[N, C, rows]`` of all layers, ``[N, C1 * rows1 + C2 * rows2 + ...]``."""
+    together: Vector = torch.cat([figure.flatten(1) for figure in figures], 1).double().numpy()
+    return together
+
+
+def _complete(layer: Moments, found: Glance) -> None:
+    """Write into a layer's moments what is not in its sums."""
+    if found.shift is not None:
+        layer.mean[:] = layer.image_mean[:] = layer.mean + found.shift.double().numpy()
+    if found.extremes:
+        layer.zeros[:], layer.min[:], layer.max[:] = (figure.numpy() for figure in found.extremes)
+    if found.again:
+        index, more = found.again
+        for old, new in zip(layer, _pool([more]) if isinstance(more, Glance) else more, strict=True):
+            old[index.numpy()] = new
 
 
 def _planes(view: Tensor, *, extremes: bool) -> Glance:
@@ -177,31 +187,27 @@ def _planes(view: Tensor, *, extremes: bool) -> Glance:
         low, high = view.amin(0).amin(1), view.amax(0).amax(1)
     else:
         low, high = found[1].view(images, channels).amin(0), found[2].view(images, channels).amax(0)
-    return Glance(sums, norms, size, (zeros, low, high))
+    return Glance(sums, norms, size, extremes=(zeros, low, high))
 
 
 def _block(block: Tensor, row: int, scratch: Tensor | None) -> list[Tensor]:
     """Of each plane of ``[planes, S]``: sums and 2-norms of its rows; with a scratch also zeros, and then extremes."""
-    rows = _rows(block, row)
-    figures = [_join([part.sum(2) for part in rows]), _join([torch.linalg.vector_norm(part, dim=2) for part in rows])]
+    figures = [_of_rows(torch.sum, block, row), _of_rows(torch.linalg.vector_norm, block, row)]
     if scratch is not None:
         zero = torch.eq(block, 0, out=scratch[: len(block)])  # as floats, which are added thirty times faster
-        figures.append(_join([part.sum(2) for part in _rows(zero, row)]))
+        figures.append(_of_rows(torch.sum, zero, row))
         if block.shape[1] >= _SMALL_PLANE:
             figures += [block.amin(1), block.amax(1)]
     return figures
 
 
-def _rows(block: Tensor, row: int) -> tuple[Tensor, ...]:
-    """``[planes, S]`` as ``[planes, rows, row]``, and what is left as one shorter row: float32 will do for these."""
+def _of_rows(figure: Callable[..., Tensor], block: Tensor, row: int) -> Tensor:
+    """A figure of each row of ``[planes, S]``, ``[planes, rows]``: short ones, for which float32 will do."""
     whole = block.shape[1] // row * row
     if whole == block.shape[1]:
-        return (block.view(len(block), -1, row),)
-    return block[:, :whole].unflatten(1, (-1, row)), block[:, None, whole:]
-
-
-def _join(columns: list[Tensor]) -> Tensor:
-    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
+        return figure(block.view(len(block), -1, row), dim=2)
+    rest = figure(block[:, whole:], dim=1, keepdim=True)
+    return torch.cat([figure(block[:, :whole].unflatten(1, (-1, row)), dim=2), rest], 1)
 
 
 def _pixels(view: Tensor, *, extremes: bool) -> Glance:
@@ -217,7 +223,7 @@ def _pixels(view: Tensor, *, extremes: bool) -> Glance:
         return Glance(sums, norms, size)
     scratch = torch.empty_like(view[0])
     zeros = torch.stack([torch.eq(image, 0, out=scratch).sum(0) for image in view]).sum(0, dtype=torch.float64)
-    return Glance(sums, norms, size, (zeros, view.amin((0, 1)), view.amax((0, 1))))
+    return Glance(sums, norms, size, extremes=(zeros, view.amin((0, 1)), view.amax((0, 1))))
 
 
 def _pixel_rows(block: Tensor, row: int) -> tuple[Tensor, Tensor]:

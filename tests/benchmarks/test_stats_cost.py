@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import statistics
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from conftest import ROOT
 from torch import nn
 from torchvision.models import get_model
 
-from bninspect.glance import measure
+import bninspect
 
 BOUNDS = {
     "resnet18": (1.06, 1.15),
@@ -21,7 +23,8 @@ BOUNDS = {
     "mobilenet_v2": (1.20, 1.45),
     "efficientnet_b0": (1.15, 1.40),
 }
-ROUNDS = 11
+ROUNDS = 15
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 
 
 def norms(model):
@@ -45,37 +48,48 @@ def calibrated(name):
     return model, batch
 
 
-def ratios(model, batch):
-    """Median ratios to the bare forward: without extremes, with them, and a hook with var_mean."""
-    kinds = {
-        "plain": lambda x: measure(x, extremes=False),
-        "extremes": measure,
-        "var_mean": lambda x: torch.var_mean(x, (0, 2, 3)),
-    }
-    times = {kind: [] for kind in kinds}
-    forward(model, batch, None)
-    for _ in range(ROUNDS):
-        for kind, look in kinds.items():
-            bare = forward(model, batch, None)  # next to each: the machine's speed drifts
-            times[kind].append(forward(model, batch, look) / bare)
-    return {kind: statistics.median(found) for kind, found in times.items()}
+def ratio(model, batch, **options):
+    """Median ratio of a piece that ``stats`` streams to a bare forward right before it; the first piece warms up."""
+    bare, spent = [], []
+
+    def pieces():
+        for _ in range(ROUNDS + 1):
+            start = time.thread_time()
+            with torch.no_grad():
+                model(batch)
+            middle = time.thread_time()
+            yield batch
+            bare.append(middle - start)
+            spent.append(time.thread_time() - middle)
+
+    bninspect.stats(model, pieces(), **options)
+    return statistics.median(ours / theirs for ours, theirs in zip(spent[1:], bare[1:], strict=True))
 
 
-def forward(model, batch, look):
-    handles = [norm.register_forward_pre_hook(lambda _, args: look(args[0]) and None) for norm in norms(model) if look]
-    start = time.thread_time()
-    with torch.no_grad():
-        model(batch)
-    spent = time.thread_time() - start
-    for handle in handles:
-        handle.remove()
-    return spent
+def ratio_of_var_mean(model, batch):
+    """The same of the obvious hook."""
+    hooked = copy.deepcopy(model)
+    for norm in norms(hooked):
+        norm.register_forward_pre_hook(lambda _, args: torch.var_mean(args[0], (0, 2, 3)) and None)
+    bare, spent = [], []
+    for _ in range(3):
+        for net, times in ((model, bare), (hooked, spent)):
+            start = time.thread_time()
+            with torch.no_grad():
+                net(batch)
+            times.append(time.thread_time() - start)
+    return min(spent) / min(bare)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
+@pytest.fixture(autouse=True, scope="module")
+def _steady():
+    """One thread, and an allocator that keeps its memory: else up to half of a forward's time are page faults."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     yield
     torch.set_num_threads(threads)
 
@@ -83,23 +97,21 @@ def _one_thread():
 @pytest.mark.parametrize("name", BOUNDS)
 def test_time(report, name):
     model, batch = calibrated(name)
-    found = ratios(model, batch)
-    report(f"{name}, a hook with var_mean", found["var_mean"], float("inf"))
-    report(f"{name}, mean, variance, per-image figures", found["plain"], BOUNDS[name][0])
-    report(f"{name}, with min, max, zeros", found["extremes"], BOUNDS[name][1])
+    report(f"{name}, a hook with var_mean", ratio_of_var_mean(model, batch), float("inf"))
+    report(f"{name}, mean, variance, per-image figures", ratio(model, batch, extremes=False), BOUNDS[name][0])
+    report(f"{name}, with min, max, zeros", ratio(model, batch), BOUNDS[name][1])
 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_time_of_channels_last_and_of_random_weights(report, name):
     """Reported, not bound: another memory format, and nets whose means dwarf their deviations."""
     model, batch = calibrated(name)
-    found = ratios(model.to(memory_format=torch.channels_last), batch.contiguous(memory_format=torch.channels_last))
-    report(f"{name} channels_last", found["plain"], float("inf"))
-    report(f"{name} channels_last, with min, max, zeros", found["extremes"], float("inf"))
+    model, batch = model.to(memory_format=torch.channels_last), batch.contiguous(memory_format=torch.channels_last)
+    report(f"{name} channels_last", ratio(model, batch, extremes=False), float("inf"))
+    report(f"{name} channels_last, with min, max, zeros", ratio(model, batch), float("inf"))
     torch.manual_seed(0)
-    found = ratios(get_model(name, weights=None).eval(), batch)
-    report(f"{name} with random weights", found["plain"], float("inf"))
-    report(f"{name} with random weights, with min, max, zeros", found["extremes"], float("inf"))
+    model = get_model(name, weights=None).eval()
+    report(f"{name} with random weights", ratio(model, torch.randn(8, 3, 224, 224), extremes=False), float("inf"))
 
 
 MEMORY = """
