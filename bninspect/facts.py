@@ -99,8 +99,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         num_images: images seen.
         batches: batches as the user made them; 1 where a single tensor was given.
-        square_error: by path, ``[2, num_features]``, standard errors over images of the mean square around
-            running_mean, and of its logarithm.
+        square_error: by path, standard error over images of the mean square around running_mean, per channel.
         within: by path, unbiased variance within the user's batches, per channel.
         between: share of channels of the first layer whose image means depend on the batch (F test at 0.001).
         calls: by path of a layer called repeatedly, largest shift of the mean between two calls in running standard
@@ -258,26 +257,30 @@ class LayerFacts:
             ends = [scale * (end - s.running_mean) + (0.0 if s.bias is None else s.bias) for end in (c.min, c.max)]
         return np.minimum(*ends), np.maximum(*ends)
 
-    def far(self, z: float = 5.0, d: float = 0.5, r: float = 1.5, variance: float = 3.0) -> Any:
-        """Mask of channels whose statistics are certainly and materially off.
+    @cached_property
+    def certainty(self) -> tuple[Vector, Vector]:
+        """How many standard errors over images the mean is off, and the mean square around running_mean.
 
-        The mean is off by ``z`` standard errors over images, and ``|d| > d``; or the mean square around running_mean is
-        off from running_var by as many, and r is outside ``[1 / r, r]`` if the mean is off by half of ``d`` too, else
-        outside ``[1 / variance, variance]``.
+        The error is that of the hypothesis: if running_var were right, images would spread as much more as it is larger
+        than the variance that was seen. So a rare image that was not drawn is no proof that running_var is too large.
         """
         c = self.channels
         with np.errstate(invalid="ignore", divide="ignore"):
-            off = np.abs(c.z) > z
-            mean = off & (np.abs(c.d) > d)
+            mean = np.abs(c.z) * np.minimum(1, c.r)
             if self.square_error is None:
-                return mean
-            square, (error, log_error) = c.var + (c.mean - self.running_mean) ** 2, self.square_error
-            certain = np.abs(square - self.running_var) > z * error
-            certain &= np.abs(np.log(square / self.running_var)) > z * log_error
-            return mean | (
-                certain
-                & (outside(c.r, 1 / variance, variance) | (off & (np.abs(c.d) > d / 2) & outside(c.r, 1 / r, r)))
-            )
+                return mean, np.zeros_like(mean)
+            square = c.var + (c.mean - self.running_mean) ** 2
+            error = self.square_error * np.maximum(1, self.running_var / square)
+            return mean, np.abs(square - self.running_var) / error
+
+    def far(self, z: float = 5.0, d: float = 0.5, r: float = 1.5) -> Any:
+        """Mask of channels whose statistics are certainly and materially off.
+
+        The mean is off by ``z`` standard errors, and ``|d| > d``; or the mean square around running_mean is off from
+        running_var by as many, and r is outside ``[1 / r, r]``.
+        """
+        mean, square = self.certainty
+        return ((mean > z) & (np.abs(self.channels.d) > d)) | ((square > z) & outside(self.channels.r, 1 / r, r))
 
     @cached_property
     def variance_ratio(self) -> float:

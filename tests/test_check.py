@@ -28,18 +28,20 @@ DETECTION = models.list_models(models.detection)
 VIDEO = models.list_models(models.video)
 WIDE = {"raft_large": [(3, 128, 128)] * 2, "s3d": (3, 14, 224, 224), "maxvit_t": (3, 224, 224)}
 LIVE = [
-    "resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "efficientnet_b0",
-    "regnet_y_400mf", "lraspp_mobilenet_v3_large",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "densenet169",
+    "googlenet", "inception_v3", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
+    "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_5", "mnasnet0_75",
+    "mnasnet1_0", "mnasnet1_3", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "efficientnet_v2_s", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf", "regnet_y_400mf",
+    "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf", "quantized_resnet18", "quantized_mobilenet_v2",
+    "quantized_mobilenet_v3_large", "quantized_shufflenet_v2_x0_5", "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large", "r3d_18",
 ]  # fmt: skip
-if os.environ.get("BNINSPECT_ALL_MODELS"):  # minutes
+if os.environ.get("BNINSPECT_ALL_MODELS"):  # a minute more
     LIVE += [
-        "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2", "mobilenet_v3_large",
-        "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
-        "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_v2_s", "densenet121", "densenet169",
-        "googlenet", "inception_v3", "vgg11_bn", "vgg13_bn", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf",
-        "regnet_x_3_2gf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf", "quantized_resnet18",
-        "quantized_mobilenet_v2", "quantized_shufflenet_v2_x0_5", "quantized_mobilenet_v3_large", "fcn_resnet50",
-        "deeplabv3_mobilenet_v3_large", "r3d_18", "mc3_18", "r2plus1d_18",
+        "resnet152", "densenet161", "densenet201", "vgg13_bn", "vgg16_bn", "efficientnet_b4", "efficientnet_v2_m",
+        "regnet_x_8gf", "regnet_y_8gf", "fcn_resnet50", "deeplabv3_resnet50", "fasterrcnn_resnet50_fpn_v2",
+        "mc3_18", "r2plus1d_18",
     ]  # fmt: skip
 
 
@@ -73,6 +75,7 @@ def trained(name):
     return look_trained(model)
 
 
+@pytest.mark.usefixtures("_one_thread")
 def test_rules_on_state_and_graph_are_silent_for_all_of_torchvision():
     seen = 0
     for name in models.list_models():
@@ -88,15 +91,31 @@ def test_rules_on_state_and_graph_are_silent_for_all_of_torchvision():
     assert seen == 92
 
 
+@pytest.fixture
+def _one_thread():
+    """Small images: two threads cost twice the CPU time of one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("name", LIVE)
+@pytest.mark.usefixtures("_one_thread")
 def test_all_rules_are_silent_on_healthy_networks(name):
-    size = (3, 8, 32, 32) if name in VIDEO else (3, 75, 75) if "incept" in name else (3, 64, 64)
-    model = calibrate(train_a_little(build(name)), smooth(96, *size, seed=1))
-    report = bninspect.check(model, smooth(48, *size, seed=2))
-    assert report.num_images == 48
+    size = (3, 8, 32, 32) if name in VIDEO else (3, 75, 75) if "incept" in name else (3, 48, 48)
+    model = calibrate(train_a_little(build(name)), smooth(64, *size, seed=1))
+    report = bninspect.check(model, smooth(32, *size, seed=2))
+    assert report.num_images == 32
     assert not grave(report)
     told = {silent.code for silent in report.silent}
     assert told <= {"BN402", "BN404", "BN405", "BN406", "BN407", "BN408", "BN409", "BN412", "BN403", "BN113"}
+    assert not grave(bninspect.check(model.train(), input_size=size, batch_size=32))
+
+
+def test_the_catalogue_of_healthy_networks_is_large_enough():
+    assert len(set(LIVE)) >= 40
+    assert set(LIVE) <= set(models.list_models())
 
 
 def small():

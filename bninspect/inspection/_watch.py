@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Inputs = tuple[Any, ...]
 
 _POSITIONS = 64  # positions of a dense prediction that are compared
-_TINY = 1e-30
 _WORTH = 0.05  # share of changed predictions from which their noise is measured
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -93,18 +92,12 @@ class Watch:
         self._output = None
 
     def square_errors(self) -> dict[str, Float64]:
-        """By path, ``[2, C]``: standard errors over images of the mean square around running_mean and of its logarithm.
-
-        The second is that of a log-normal spread over images, ``sqrt(s^2 / n + s^4 / (2 n))`` with s the standard
-        deviation of the logarithms: it stays honest where a rare image has most of the variance, and was not drawn.
-        """
+        """By path and channel: standard error over images of the mean square around running_mean."""
         found = {}
-        for path, (images, first, second, logs, log_squares) in self._sums.items():
+        for path, (images, first, second) in self._sums.items():
             with np.errstate(invalid="ignore", divide="ignore"):
                 spread = np.maximum(second - first**2 / images, 0) / (images - 1)
-                s2 = np.maximum(log_squares - logs**2 / images, 0) / (images - 1)
-                errors = np.stack([np.sqrt(spread / images), np.sqrt(s2 / images + s2**2 / (2 * images))])
-                found[path] = np.where(images > 1, errors, np.inf)
+                found[path] = np.where(images > 1, np.sqrt(spread / images), np.inf)
         return found
 
     def padding(self) -> Padding | None:
@@ -143,7 +136,7 @@ def _constant_ends(x: Tensor) -> list[tuple[int, int]]:
 
 
 def _squares(x: Tensor, center: Tensor) -> Tensor:
-    """Number of images; sums over images of the mean square around ``center``, its square, its log and that squared.
+    """Number of images; sums over images of the mean square around ``center`` and of its square.
 
     Some positions of each image will do: it is for an error bar.
     """
@@ -154,9 +147,7 @@ def _squares(x: Tensor, center: Tensor) -> Tensor:
     else:
         squares = (x - center).square()
     squares = squares.double()
-    logs = squares.clamp_min(_TINY).log()
-    sums = [figure.sum(0) for figure in (torch.ones_like(squares), squares, squares.square(), logs, logs.square())]
-    return torch.stack(sums)
+    return torch.stack([figure.sum(0) for figure in (torch.ones_like(squares), squares, squares.square())])
 
 
 def _image_means(x: Tensor) -> Float64:

@@ -67,7 +67,7 @@ def bn302_dropout_before_batchnorm(facts: Facts, *, inflated: float = 1.25, laye
         ratio = bn.variance_ratio if _measured(facts, bn) else None
         if not bn.node.dropout:
             before = [*before, ratio or 1.0][-layers:]
-        elif ratio is not None and ratio > inflated * max(1.0, *before) and share(bn.far(variance=1.0)) > 0.5:
+        elif ratio is not None and ratio > inflated * max(1.0, *before) and share(bn.far(r=1.0)) > 0.5:
             text = "dropout before BatchNorm has made running_var too large for evaluation"
             yield bn.hit(text, None, "warning", running_var_over_var=ratio)
         else:
