@@ -352,6 +352,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     channels: tuple[int, ...] | None = None
     message: str
     evidence: dict[str, float | int | None] = {}
+    why: str = ""
     fix: str
     layers: tuple[Place, ...] = ()
 
