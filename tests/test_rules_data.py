@@ -145,6 +145,22 @@ def test_bn402_hits_a_forgotten_normalisation(spoil, cure):
     assert finding.evidence["distance_after"] * 4 < finding.evidence["distance_before"]
 
 
+def test_bn402_hits_swapped_colours():
+    tint = torch.tensor([2.0, 1.0, 0.3]).view(3, 1, 1)
+    model = calibrate(train_a_little(network()), tint * smooth(256, *IMAGES, seed=1) + tint)
+    x = tint * smooth(64, *IMAGES, seed=2) + tint
+    assert not found(model, "BN402", x)
+    (finding,) = found(model, "BN402", x.flip(1))
+    assert finding.message.endswith(": swap RGB and BGR")
+
+
+def test_bn402_measures_more_than_the_mean():
+    """The distance of the means alone would be put right by dividing the images away."""
+    model = calibrate(train_a_little(network()), smooth(256, *IMAGES, seed=1))
+    report = look(model, "BN402", 12 * smooth(64, *IMAGES, seed=2))
+    assert "divide by 255" not in "".join(finding.message for finding in report.findings)
+
+
 def test_bn402_misses_a_fault_further_in_and_other_input():
     model = network()
     model[10].running_mean += 3
@@ -153,34 +169,6 @@ def test_bn402_misses_a_fault_further_in_and_other_input():
     assert "first layer fits" in reason(report)
     model = calibrate(train_a_little(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8))), torch.randn(99, 5))
     assert "no image" in reason(look(model, "BN402", 255 * torch.randn(64, 5)))
-
-
-def merged():
-    """The average of two networks, statistics included, that went different ways from a common first layer."""
-    first, second = network(), network()
-    torch.manual_seed(1)
-    for model in (first, second):
-        for module in list(model)[3:]:
-            if isinstance(module, nn.Conv2d):
-                module.weight.data += 1.2 * module.weight.data.std() * torch.randn_like(module.weight)
-        calibrate(model, smooth(256, *IMAGES, seed=1))
-    other = second.state_dict()
-    state = {name: (value + other[name]) / 2 for name, value in first.state_dict().items()}
-    first.load_state_dict(state)
-    return first
-
-
-def test_bn403_hits_an_average_of_parameters():
-    (finding,) = found(merged(), "BN403", smooth(64, *IMAGES, seed=2))
-    assert (finding.severity, finding.path) == ("warning", None)
-    assert finding.evidence["r_median_last"] < 0.67 < finding.evidence["r_median_first"]
-
-
-def test_bn403_hits_weights_that_count_their_averages():
-    model = merged()
-    model.register_buffer("n_averaged", torch.tensor(2))
-    (finding,) = found(model, "BN403", smooth(64, *IMAGES, seed=2))
-    assert "averaged" in finding.message
 
 
 def test_bn403_misses_healthy_networks_and_another_domain():
@@ -300,7 +288,7 @@ def test_bn408_hits_training_on_one_domain_at_a_time():
     batches = [3 * batch.mean() + batch for batch in classes()]
     (finding,) = found(trained_on(batches), "BN408", batches)
     assert finding.severity == "warning"
-    assert finding.evidence["var_over_running_var"] > 1.5
+    assert finding.evidence["r_max"] ** 2 > 1.5
 
 
 def test_bn408_misses_shuffled_batches():
@@ -372,7 +360,7 @@ def test_bn411_hits_a_nan_and_what_nearly_overflows():
     assert (finding.severity, finding.path) == ("error", "1")
     assert finding.evidence["nonfinite"] == bninspect.stats(model, x).layers[0].nonfinite == 16 * 9
     half = calibrate(train_a_little(nn.Sequential(nn.BatchNorm2d(3))), smooth(64, *IMAGES)).half()
-    assert [finding.severity for finding in found(half, "BN411", (5_000 * smooth(64, *IMAGES)).half())] == ["warning"]
+    assert [finding.severity for finding in found(half, "BN411", (5_000 * smooth(64, *IMAGES)).half())] == ["error"]
 
 
 def test_bn411_misses_large_values_in_float32():

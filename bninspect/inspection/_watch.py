@@ -256,8 +256,8 @@ class _ArrivedError(BNInspectError):
 def candidates(twin: nn.Module, first: str, x: Tensor, layer: Any, what: str) -> tuple[Candidate, ...]:
     """How far the first BatchNorm is from its statistics for changes of the image ``x``; the forward ends there.
 
-    The squared Wasserstein distance of two normal distributions in units of running_var, summed over channels: d^2
-    alone would be served by any change that makes the image vanish.
+    The squared Wasserstein distance of two normal distributions in units of running_var, mean over channels: d^2 alone
+    would be served by any change that makes the image vanish.
     """
     found: list[float] = []
 
@@ -265,7 +265,7 @@ def candidates(twin: nn.Module, first: str, x: Tensor, layer: Any, what: str) ->
         mean, var = _moments(_given(args, kwargs))
         spread = np.sqrt(var) - np.sqrt(np.maximum(layer.running_var, 0))
         apart = ((mean - layer.running_mean) ** 2 + spread**2) / (layer.running_var + layer.eps)
-        found.append(float(apart.sum()))
+        found.append(float(apart.mean()))
         raise _ArrivedError
 
     observe.set_mode(twin, "eval")
