@@ -240,11 +240,11 @@ class LayerFacts:
 
     @cached_property
     def offset(self) -> Vector:
-        """``|running_mean| / sqrt(running_var)``; NaN where the variance is not positive."""
+        """``|running_mean| / sqrt(running_var)``; NaN where the variance is not positive, or the mean infinite."""
         var = np.asarray(self.running_var, np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratio: Vector = np.where(var > 0, np.abs(self.running_mean) / np.sqrt(var), np.nan)
-        return ratio
+            ratio = np.abs(self.running_mean) / np.sqrt(var)
+        return np.where((var > 0) & np.isfinite(ratio), ratio, np.nan)
 
     @cached_property
     def output_range(self) -> tuple[Vector, Vector]:
@@ -271,7 +271,7 @@ class LayerFacts:
                 return mean, np.zeros_like(mean)
             square = c.var + (c.mean - self.running_mean) ** 2
             error = self.square_error * np.maximum(1, self.running_var / square)
-            return mean, np.abs(square - self.running_var) / error
+            return mean, np.nan_to_num(np.abs(square - self.running_var) / error, nan=0.0, posinf=np.inf)
 
     def far(self, z: float = 5.0, d: float = 0.5, r: float = 1.5) -> Any:
         """Mask of channels whose statistics are certainly and materially off.
@@ -325,7 +325,8 @@ class Facts:
                 return self.why.get(name, f"there is no {name}")
         fields = [name for name in needs if name not in ("graph", "data")]
         if fields and not self.having(*fields):
-            return f"no layer has a known {' and '.join(fields)}"
+            *most, last = [name for name in fields if not self.having(name)] or fields
+            return f"no layer has a known {', '.join(most)}{' and ' if most else ''}{last}"
         return None
 
     @cached_property

@@ -22,10 +22,8 @@ CASES = {
     **{f"check.{form}": (*CHECK, "--format", form) for form in [*FORMATS, "github", "junit"]},
     "check-nothing.table": ("check", "nets.py:nothing", "--batch", "batch.pt"),
     "check-stored.table": ("check", "faulty.pt", "--exit-zero"),
-    "rule": ("rule",),
-    "rule-BN2": ("rule", "BN2"),
-    "rule-BN203": ("rule", "BN203"),
-    "rule-BN401": ("rule", "BN401"),
+    "rule.table": ("rule",),
+    **{f"rule-{code}.table": ("rule", code) for code in ("BN2", "BN203", "BN401")},
     "stats-note.table": ("stats", "--batch", "note.pt"),
     "summary-resnet18.table": ("summary", "resnet18", "--input", "3,418,418"),
     "no-batchnorm.table": ("summary", "nets.py:nothing", "--input", "3,8,8"),
@@ -113,7 +111,10 @@ def test_output_is_as_it_was(request, run, files, name):
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-@pytest.mark.parametrize("name", ["summary.table", "stats.table", "stats-channels.table", "check.table"])
+@pytest.mark.parametrize(
+    "name",
+    ["summary.table", "stats.table", "stats-channels.table", "check.table", "rule-BN2.table", "rule-BN203.table"],
+)
 def test_widths(request, run, files, monkeypatch, *, name, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     code, out, _ = run(*CASES[name])

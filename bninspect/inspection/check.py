@@ -155,7 +155,7 @@ def _finding(rule: Rule, hits: list[Hit]) -> Finding:
 
 def _sentence(text: str) -> str:
     """With a capital, unless it starts with a name of code."""
-    return text[:1].upper() + text[1:] if text.split(" ", 1)[0].isalpha() else text
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].rstrip(",").isalpha() else text
 
 
 def _sizes(input_size: Any) -> list[Shape]:

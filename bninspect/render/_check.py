@@ -93,6 +93,10 @@ def _silent(report: CheckReport) -> tuple[Entry, ...]:
     for silent in report.silent:
         reasons.setdefault(silent.reason, []).append(silent.code)
     return tuple(
-        Entry(label="not applied", head=", ".join(codes), lines=(("because", reason),))
+        Entry(
+            label="not applied",
+            head="any rule" if codes == list(report.rules) else ", ".join(codes),
+            lines=(("because", reason),),
+        )
         for reason, codes in reasons.items()
     )
