@@ -326,7 +326,7 @@ class Facts:
         fields = [name for name in needs if name not in ("graph", "data")]
         if fields and not self.having(*fields):
             *most, last = [name for name in fields if not self.having(name)] or fields
-            return f"no layer has a known {', '.join(most)}{' and ' if most else ''}{last}"
+            return f"unknown for every layer: {', '.join(most)}{' and ' if most else ''}{last}"
         return None
 
     @cached_property

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from fingerprint import fingerprint
 from healthy import build, calibrate, smooth, train_a_little
 from torch import nn
 from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
 
 import bninspect
 from bninspect import meta, observe
@@ -116,6 +118,61 @@ def test_all_rules_are_silent_on_healthy_networks(name):
 def test_the_catalogue_of_healthy_networks_is_large_enough():
     assert len(set(LIVE)) >= 40
     assert set(LIVE) <= set(models.list_models())
+
+
+def old_checkpoint():
+    """A state dict of old, without num_batches_tracked, loaded into a new model."""
+    state = calibrate(train_a_little(build("resnet18")), smooth(64, 3, 64, 64, seed=1)).state_dict()
+    model = build("resnet18")
+    model.load_state_dict({name: value for name, value in state.items() if "num_batches_tracked" not in name})
+    assert not model.bn1.num_batches_tracked
+    return model, smooth(32, 3, 64, 64, seed=2)
+
+
+def raw_pixels():
+    """Trained on images of 0 to 255: running_var of the first layer is in the thousands."""
+    model = calibrate(train_a_little(build("resnet18")), 128 + 60 * smooth(64, 3, 64, 64, seed=1))
+    assert model.bn1.running_var.max() > 1000
+    return model, 128 + 60 * smooth(32, 3, 64, 64, seed=2)
+
+
+def zero_init_residual():
+    """The last gamma of each block starts at zero, and a few stay there."""
+    model = train_a_little(models.resnet18(weights=None, zero_init_residual=True))
+    for block in (model.layer1[0], model.layer3[1]):
+        nn.init.zeros_(block.bn2.weight)
+    return calibrate(model, smooth(64, 3, 64, 64, seed=1)), smooth(32, 3, 64, 64, seed=2)
+
+
+def frozen_backbone():
+    """FrozenBatchNorm2d with eps 0, as the published detection weights have it, and statistics of its own."""
+    norm = partial(FrozenBatchNorm2d, eps=0.0)
+    model = models.resnet18(weights=None, norm_layer=norm)
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+
+    def fit(module, args):
+        var, mean = torch.var_mean(args[0], (0, 2, 3), correction=0)
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(var)
+
+    handles = [module.register_forward_pre_hook(fit) for module in observe.batchnorms(model).values()]
+    with torch.no_grad():
+        model.eval()(smooth(64, 3, 64, 64, seed=1))
+    for handle in handles:
+        handle.remove()
+    return model, smooth(32, 3, 64, 64, seed=2)
+
+
+@pytest.mark.parametrize("make", [old_checkpoint, raw_pixels, zero_init_residual, frozen_backbone])
+@pytest.mark.usefixtures("_one_thread")
+def test_all_rules_are_silent_on_what_looks_like_a_fault(make):
+    model, x = make()
+    report = bninspect.check(model, x)
+    assert report.num_images == 32
+    assert not grave(report)
+    assert not grave(bninspect.check(model.train(), input_size=(3, 64, 64)))
 
 
 def small():
@@ -267,7 +324,7 @@ def test_unknown_fields_silence_the_rules_that_need_them():
     report = bninspect.check([layer])
     assert not report.findings
     reasons = {silent.code: silent.reason for silent in report.silent}
-    assert reasons["BN205"] == "no layer has a known momentum"
+    assert reasons["BN205"] == "unknown for every layer: momentum"
     assert "BN102" not in reasons
 
 
