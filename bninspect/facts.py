@@ -134,9 +134,10 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Silence(msgspec.Struct, frozen=True):
-    """Why a rule does not apply."""
+    """Why a rule does not apply, and to which ``layers``; none: to the whole model."""
 
     reason: str
+    layers: tuple[str, ...] = ()
 
 
 class LayerFacts:
@@ -319,20 +320,41 @@ class Facts:
         """Why a rule that needs these cannot look, if so: ``graph``, ``data`` or fields of a layer."""
         if not self.layers:
             return "there is no BatchNorm layer"
-        needs = tuple(name for name in needs if not name.endswith("?"))
         for name in needs:
             if name in ("graph", "data") and getattr(self, name) is None:
                 return self.why.get(name, f"there is no {name}")
-        fields = [name for name in needs if name not in ("graph", "data")]
+        fields = _fields(needs)
         if fields and not self.having(*fields):
-            *most, last = [name for name in fields if not self.having(name)] or fields
-            return f"unknown for every layer: {', '.join(most)}{' and ' if most else ''}{last}"
+            unknown = [name for name in fields if not self.having(name)] or fields
+            return f"not there, or not known, in any layer: {_listed(unknown)}"
         return None
+
+    def unseen(self, needs: tuple[str, ...]) -> list[Silence]:
+        """The layers that a rule with these needs passes over, by all that is unknown of them."""
+        found: dict[str, list[str]] = {}
+        fields = set(_fields(needs))
+        for bn in self.layers if fields else ():
+            unknown = [name for name in bn.stored.__struct_fields__ if getattr(bn.stored, name) is None]
+            if fields & set(unknown):
+                found.setdefault(f"not there, or not known: {_listed(unknown)}", []).append(bn.path)
+            elif not bn.sound:
+                found.setdefault("the vectors do not fit the number of channels", []).append(bn.path)
+        return [Silence(reason, tuple(paths)) for reason, paths in found.items()]
 
     @cached_property
     def untrained(self) -> bool:
         """Whether every layer that can learn is as it was initialised."""
         return is_untrained(tuple(bn.stored for bn in self.layers))
+
+
+def _fields(needs: tuple[str, ...]) -> list[str]:
+    """Those needs that are fields of a layer."""
+    return [name for name in needs if name not in ("graph", "data") and not name.endswith("?")]
+
+
+def _listed(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def is_untrained(layers: tuple[BatchNormLayer, ...]) -> bool:

@@ -324,8 +324,21 @@ def test_unknown_fields_silence_the_rules_that_need_them():
     report = bninspect.check([layer])
     assert not report.findings
     reasons = {silent.code: silent.reason for silent in report.silent}
-    assert reasons["BN205"] == "unknown for every layer: momentum"
+    assert reasons["BN205"] == "not there, or not known, in any layer: momentum"
     assert "BN102" not in reasons
+
+
+def test_layers_that_a_rule_passed_over_are_named():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False), nn.BatchNorm2d(3))
+    model[2].momentum = None
+    train_a_little(model)
+    silent = {one.code: one for one in bninspect.check(model, input_size=(3, 8, 8)).silent}
+    assert silent["BN102"].layers == ("1",)
+    assert silent["BN102"].reason.startswith("not there, or not known: running_mean, running_var")
+    assert silent["BN205"].layers == ("2",)
+    assert silent["BN205"].reason == "not there, or not known: momentum"
+    assert silent["BN401"].layers == ()
+    assert "BN207" not in silent
 
 
 def test_stored_layers_are_checked_without_torch():

@@ -261,7 +261,7 @@ def test_what_cannot_be_checked_gets_one_clear_answer(run, tmp_path):
     assert {silent["reason"] for silent in json.loads(out)["silent"]} == {"there is no BatchNorm layer"}
     code, out, err = run("check", "nets.py:frozen", "--input", "3,8,8")
     assert (code, err) == (0, "")
-    assert "not applied  BN205, BN206\n  because  unknown for every layer: momentum" in out
+    assert "not applied  BN205, BN206\n  because  not there, or not known, in any layer: momentum\n" in out
 
 
 def test_sets_of_a_checkpoint_are_told_apart(run, tmp_path):

@@ -112,9 +112,11 @@ def _report(rules: list[Rule], facts: Facts, **header: Any) -> CheckReport:
     for rule in rules:
         reason = facts.missing(rule.needs)
         outcomes = [Silence(reason)] if reason else list(rule(facts))
+        if not any(isinstance(outcome, Silence) for outcome in outcomes):
+            outcomes += facts.unseen(rule.needs)
         findings += _grouped(rule, [outcome for outcome in outcomes if isinstance(outcome, Hit)])
         silent += [
-            Silent(code=rule.code, name=rule.name, reason=outcome.reason)
+            Silent(code=rule.code, name=rule.name, reason=outcome.reason, layers=outcome.layers)
             for outcome in outcomes
             if isinstance(outcome, Silence)
         ]

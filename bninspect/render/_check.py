@@ -89,14 +89,14 @@ def _first(things: Sequence[str | int]) -> str:
 
 def _silent(report: CheckReport) -> tuple[Entry, ...]:
     """Rules that could not look, by their reason."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for silent in report.silent:
-        reasons.setdefault(silent.reason, []).append(silent.code)
+        reasons.setdefault((silent.reason, silent.layers), []).append(silent.code)
     return tuple(
         Entry(
             label="not applied",
             head="any rule" if codes == list(report.rules) else ", ".join(codes),
-            lines=(("because", reason),),
+            lines=(*((("to", _first(layers)),) if layers else ()), ("because", reason)),
         )
-        for reason, codes in reasons.items()
+        for (reason, layers), codes in reasons.items()
     )

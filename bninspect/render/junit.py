@@ -63,6 +63,6 @@ def _case(suite: Element, code: str, report: CheckReport) -> None:
             ET.SubElement(case, "system-out").text = "\n".join([head, *lines])
         else:
             ET.SubElement(case, "failure", type=finding.severity, message=head).text = "\n".join(lines)
-    for silent in (silent for silent in report.silent if silent.code == code):
+    for silent in (silent for silent in report.silent if silent.code == code and not silent.layers):
         if case.find("failure") is None and case.find("skipped") is None:
             ET.SubElement(case, "skipped", message=printable(silent.reason, _LIMIT))
