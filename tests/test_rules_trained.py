@@ -88,11 +88,12 @@ def test_bn404_hits_the_average_of_two_trained_networks(averaged, batch):
     assert finding.evidence["disagreement"] > 0.1
 
 
-def test_bn401_bn403_and_bn404_miss_an_average_that_was_recalibrated(averaged):
+def test_bn113_bn401_bn403_and_bn404_miss_an_average_that_was_recalibrated(averaged):
     model = copy.deepcopy(averaged)
     images = smooth(512, *IMAGES, seed=1)
     update_bn([images], model)
-    for code in ("BN401", "BN403", "BN404"):
+    assert (model[1].num_batches_tracked, model[1].momentum) == (1, 0.1)  # as after one step of training
+    for code in ("BN113", "BN401", "BN403", "BN404"):
         assert not found(model.eval(), code, smooth(64, *IMAGES, seed=2)), code
 
 
