@@ -21,7 +21,8 @@ DETECTION = models.list_models(models.detection)
 VIDEO = models.list_models(models.video)
 WIDE = {"raft_large": [(3, 128, 128)] * 2, "s3d": (3, 14, 224, 224), "maxvit_t": (3, 224, 224)}
 LIVE = [
-    "resnet18", "resnet34", "resnet50", "resnext50_32x4d", "densenet121", "densenet169", "googlenet", "inception_v3", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
+    "resnet18", "resnet34", "resnet50", "resnext50_32x4d", "densenet121", "densenet169", "googlenet",
+    "inception_v3", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
     "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_5", "mnasnet0_75",
     "mnasnet1_0", "mnasnet1_3", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
     "efficientnet_v2_s", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf", "regnet_y_400mf",
@@ -31,7 +32,8 @@ LIVE = [
 ]  # fmt: skip
 if os.environ.get("BNINSPECT_ALL_MODELS"):  # a minute more
     LIVE += [
-        "resnet101", "resnet152", "wide_resnet50_2", "densenet161", "densenet201", "vgg13_bn", "vgg16_bn", "efficientnet_b4", "efficientnet_v2_m",
+        "resnet101", "resnet152", "wide_resnet50_2", "densenet161", "densenet201", "vgg13_bn", "vgg16_bn",
+        "efficientnet_b4", "efficientnet_v2_m",
         "regnet_x_8gf", "regnet_y_8gf", "fcn_resnet50", "deeplabv3_resnet50", "fasterrcnn_resnet50_fpn_v2",
         "mc3_18", "r2plus1d_18",
     ]  # fmt: skip
