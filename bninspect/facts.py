@@ -99,8 +99,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         num_images: images seen.
         batches: batches as the user made them; 1 where a single tensor was given.
-        square_error: by path, ``[2, num_features]``, standard errors over images of the mean square around
-            running_mean, and of its logarithm.
+        square_error: by path, standard error over images of the mean square around running_mean, per channel.
         within: by path, unbiased variance within the user's batches, per channel.
         between: share of channels of the first layer whose image means depend on the batch (F test at 0.001).
         calls: by path of a layer called repeatedly, largest shift of the mean between two calls in running standard
@@ -135,9 +134,10 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Silence(msgspec.Struct, frozen=True):
-    """Why a rule does not apply."""
+    """Why a rule does not apply, and to which ``layers``; none: to the whole model."""
 
     reason: str
+    layers: tuple[str, ...] = ()
 
 
 class LayerFacts:
@@ -241,11 +241,11 @@ class LayerFacts:
 
     @cached_property
     def offset(self) -> Vector:
-        """``|running_mean| / sqrt(running_var)``; NaN where the variance is not positive."""
+        """``|running_mean| / sqrt(running_var)``; NaN where the variance is not positive, or the mean infinite."""
         var = np.asarray(self.running_var, np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratio: Vector = np.where(var > 0, np.abs(self.running_mean) / np.sqrt(var), np.nan)
-        return ratio
+            ratio = np.abs(self.running_mean) / np.sqrt(var)
+        return np.where((var > 0) & np.isfinite(ratio), ratio, np.nan)
 
     @cached_property
     def output_range(self) -> tuple[Vector, Vector]:
@@ -258,26 +258,30 @@ class LayerFacts:
             ends = [scale * (end - s.running_mean) + (0.0 if s.bias is None else s.bias) for end in (c.min, c.max)]
         return np.minimum(*ends), np.maximum(*ends)
 
-    def far(self, z: float = 5.0, d: float = 0.5, r: float = 1.5, variance: float = 3.0) -> Any:
-        """Mask of channels whose statistics are certainly and materially off.
+    @cached_property
+    def certainty(self) -> tuple[Vector, Vector]:
+        """How many standard errors over images the mean is off, and the mean square around running_mean.
 
-        The mean is off by ``z`` standard errors over images, and ``|d| > d``; or the mean square around running_mean is
-        off from running_var by as many, and r is outside ``[1 / r, r]`` if the mean is off by half of ``d`` too, else
-        outside ``[1 / variance, variance]``.
+        The error is that of the hypothesis: if running_var were right, images would spread as much more as it is larger
+        than the variance that was seen. So a rare image that was not drawn is no proof that running_var is too large.
         """
         c = self.channels
         with np.errstate(invalid="ignore", divide="ignore"):
-            off = np.abs(c.z) > z
-            mean = off & (np.abs(c.d) > d)
+            mean = np.abs(c.z) * np.minimum(1, c.r)
             if self.square_error is None:
-                return mean
-            square, (error, log_error) = c.var + (c.mean - self.running_mean) ** 2, self.square_error
-            certain = np.abs(square - self.running_var) > z * error
-            certain &= np.abs(np.log(square / self.running_var)) > z * log_error
-            return mean | (
-                certain
-                & (outside(c.r, 1 / variance, variance) | (off & (np.abs(c.d) > d / 2) & outside(c.r, 1 / r, r)))
-            )
+                return mean, np.zeros_like(mean)
+            square = c.var + (c.mean - self.running_mean) ** 2
+            error = self.square_error * np.maximum(1, self.running_var / square)
+            return mean, np.nan_to_num(np.abs(square - self.running_var) / error, nan=0.0, posinf=np.inf)
+
+    def far(self, z: float = 5.0, d: float = 0.5, r: float = 1.5) -> Any:
+        """Mask of channels whose statistics are certainly and materially off.
+
+        The mean is off by ``z`` standard errors, and ``|d| > d``; or the mean square around running_mean is off from
+        running_var by as many, and r is outside ``[1 / r, r]``.
+        """
+        mean, square = self.certainty
+        return ((mean > z) & (np.abs(self.channels.d) > d)) | ((square > z) & outside(self.channels.r, 1 / r, r))
 
     @cached_property
     def variance_ratio(self) -> float:
@@ -316,19 +320,41 @@ class Facts:
         """Why a rule that needs these cannot look, if so: ``graph``, ``data`` or fields of a layer."""
         if not self.layers:
             return "there is no BatchNorm layer"
-        needs = tuple(name for name in needs if not name.endswith("?"))
         for name in needs:
             if name in ("graph", "data") and getattr(self, name) is None:
                 return self.why.get(name, f"there is no {name}")
-        fields = [name for name in needs if name not in ("graph", "data")]
+        fields = _fields(needs)
         if fields and not self.having(*fields):
-            return f"no layer has a known {' and '.join(fields)}"
+            unknown = [name for name in fields if not self.having(name)] or fields
+            return f"not there, or not known, in any layer: {_listed(unknown)}"
         return None
+
+    def unseen(self, needs: tuple[str, ...]) -> list[Silence]:
+        """The layers that a rule with these needs passes over, by all that is unknown of them."""
+        found: dict[str, list[str]] = {}
+        fields = set(_fields(needs))
+        for bn in self.layers if fields else ():
+            unknown = [name for name in bn.stored.__struct_fields__ if getattr(bn.stored, name) is None]
+            if fields & set(unknown):
+                found.setdefault(f"not there, or not known: {_listed(unknown)}", []).append(bn.path)
+            elif not bn.sound:
+                found.setdefault("the vectors do not fit the number of channels", []).append(bn.path)
+        return [Silence(reason, tuple(paths)) for reason, paths in found.items()]
 
     @cached_property
     def untrained(self) -> bool:
         """Whether every layer that can learn is as it was initialised."""
         return is_untrained(tuple(bn.stored for bn in self.layers))
+
+
+def _fields(needs: tuple[str, ...]) -> list[str]:
+    """Those needs that are fields of a layer."""
+    return [name for name in needs if name not in ("graph", "data") and not name.endswith("?")]
+
+
+def _listed(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def is_untrained(layers: tuple[BatchNormLayer, ...]) -> bool:

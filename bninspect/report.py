@@ -352,16 +352,18 @@ class Finding(Struct, frozen=True, kw_only=True):
     channels: tuple[int, ...] | None = None
     message: str
     evidence: dict[str, float | int | None] = {}
+    why: str = ""
     fix: str
     layers: tuple[Place, ...] = ()
 
 
 class Silent(Struct, frozen=True, kw_only=True):
-    """A rule that could not be applied, and why."""
+    """A rule that could not be applied, and why; ``layers`` are those it passed over, none: it did not look at all."""
 
     code: str
     name: str
     reason: str
+    layers: tuple[str, ...] = ()
 
 
 class CheckReport(Struct, frozen=True, kw_only=True):

@@ -5,10 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+import torch
+from torch import nn
 
 NETS = """
 import torch
@@ -32,6 +39,20 @@ def hostile():
     model = nn.Sequential()
     model.add_module("a\\n::error title=x::%0Aboo]]>\\x1b[2J|`<b>,", nn.BatchNorm2d(3, momentum=0.99))
     return model
+
+class Failing(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) @ torch.zeros(7, 7)
+
+def failing():
+    return Failing(3)
+
+def nothing():
+    return nn.Sequential(nn.Conv2d(5, 4, 3), nn.ReLU())
+
+def frozen():
+    from torchvision.ops import FrozenBatchNorm2d
+    return nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4), nn.ReLU())
 
 def many():
     return nn.Sequential(*[nn.BatchNorm2d(3, momentum=0.99, eps=0.0) for _ in range(30)])
@@ -72,11 +93,11 @@ def test_the_exit_code_says_whether_there_are_findings(check, name, options, cod
 
 def test_the_table_says_where_what_and_what_to_do(check):
     _, out, _ = check("broken")
-    assert re.search(r"error +BN102 +negative-running-var +1 \[1\] +running_var is negative", out)
-    assert "running_var_min -1" in out
-    assert "BN205: Set momentum to 1 minus the value" in out
+    assert "\nerror   BN102  running_var is negative (negative-running-var)\n" in out
+    assert "\n  where  1 [channel 1]: running_var_min -1\n  why    No data has a negative variance." in out
+    assert "\n  do     Set momentum to 1 minus the value" in out
     assert "1 error, 1 warning, 0 infos in 1 BatchNorm layer\n" in out
-    assert re.search(r"Not applied: BN401, .*: no batch was given", out)
+    assert re.search(r"\nnot applied  BN401, .*\n  because  no batch was given", out)
 
 
 def test_unknown_codes_and_values_are_usage_errors(check):
@@ -111,8 +132,8 @@ def test_csv_has_a_line_for_each_layer(check):
 
 def test_markdown_escapes_names(check):
     _, out, _ = check("hostile", "--format", "markdown")
-    table = [line for line in out.splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert r"- where: a\\n::error title=x::%0Aboo\]\]\>\\x1b\[2J\|\`\<b\>,: momentum 0.99" in out
+    assert not re.search(r"(?<!\\)[|`]", out)
     assert "<b>" not in out.replace("\\<b\\>", "")
     assert "\x1b" not in out
 
@@ -144,7 +165,7 @@ def test_github_shows_ten_of_a_level_and_one_line_more(check):
     lines = github.render(report, color=False, width=None).splitlines()
     assert sum(line.startswith("::error ") for line in lines) == 10
     assert lines[10] == "13 more of level error are in the report, and not annotated"
-    assert lines[0].startswith("::error file=a%2Cb%3Ac.pth,title=BN100 a-b::model: m. f, 100 %25: ")
+    assert lines[0].startswith("::error file=a%2Cb%3Ac.pth,title=BN100 a-b::m, in the model%0Af, 100 %25: ")
     assert len(lines) == 12
 
 
@@ -194,6 +215,65 @@ def test_wrong_settings_are_refused(check, tmp_path, text, words):
     code, out, err = check("healthy")
     assert (code, out) == (2, "")
     assert words in err
+
+
+def test_colours_obey_the_environment(check, monkeypatch):
+    assert "\x1b[" not in check("broken")[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = check("broken")[1]
+    assert "\x1b[1;31merror" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = check("broken")[1]
+    assert plain == re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+
+
+def test_head_takes_the_first_line_of_check_and_rule(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    for arguments, first in (
+        (["check", "nets.py:many", "--input", "3,8,8"], "Check of nets.py:many"),
+        (["rule"], "BN101"),
+    ):
+        words = shlex.join([sys.executable, "-m", "bninspect", *arguments])
+        done = subprocess.run(
+            ["bash", "-c", f"{words} | head -1; exit ${{PIPESTATUS[0]}}"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        assert done.stdout.startswith(first)
+        assert (done.stdout.count("\n"), done.stderr) == (1, "")
+        assert done.returncode in (0, 1, 141)
+
+
+def test_what_cannot_be_checked_gets_one_clear_answer(run, tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    torch.save(torch.randn(4, 5, 8, 8), tmp_path / "wrong.pt")
+    torch.save(nn.BatchNorm2d(5).state_dict(), tmp_path / "stored.pt")
+    for arguments, words in (
+        (["nets.py:failing", "--input", "3,8,8"], "the forward of nets.py:failing on [2, 3, 8, 8] failed in Failing"),
+        (["nets.py:healthy", "--batch", "wrong.pt"], "failed in layer 0, Conv2d(3, 4"),
+        (["stored.pt", "--batch", "wrong.pt"], "give the model that the file fills (MODEL --checkpoint FILE)"),
+    ):
+        code, out, err = run("check", *arguments)
+        assert (code, out) == (2, "")
+        assert words in err
+    code, out, err = run("check", "nets.py:nothing", "--batch", "wrong.pt", "--format", "json")
+    assert (code, err) == (0, "")
+    assert {silent["reason"] for silent in json.loads(out)["silent"]} == {"there is no BatchNorm layer"}
+    code, out, err = run("check", "nets.py:frozen", "--input", "3,8,8")
+    assert (code, err) == (0, "")
+    assert "not applied  BN205, BN206\n  because  not there, or not known, in any layer: momentum\n" in out
+
+
+def test_sets_of_a_checkpoint_are_told_apart(run, tmp_path):
+    good, bad = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    bad.running_var[1] = -1
+    states = {name: {f"bn.{key}": value for key, value in layer.state_dict().items()}
+              for name, layer in {"model": good, "ema": bad}.items()}  # fmt: skip
+    torch.save({**states, "epoch": 3}, tmp_path / "two.pt")
+    code, out, _ = run("check", "two.pt")
+    assert code == 1
+    assert "  where  ema.bn [channel 1]: running_var_min -1\n" in out
+    assert "2 sets of layers side by side" in out
 
 
 def test_rule_lists_the_catalogue(run):

@@ -12,12 +12,18 @@ LONG = re.compile(r"-?\d+\.\d{5,}(?:e[+-]?\d+)?|-?\d+\.?\d*e[+-]?\d+")
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = ["table", "json", "csv", "markdown"]
 SUMMARY = ("summary", "nets.py:model", "--input", "3,8,8")
+CHECK = ("check", "nets.py:faulty", "--batch", "batch.pt", "--exit-zero")
 STATS = ("stats", "nets.py:model", "--batch", "batch.pt")
 CASES = {
     **{f"summary.{form}": (*SUMMARY, "--format", form) for form in [*FORMATS, "ordereddict"]},
     **{f"summary-all-layers.{form}": (*SUMMARY, "--all-layers", "--format", form) for form in ("table", "ordereddict")},
     **{f"stats.{form}": (*STATS, "--format", form) for form in FORMATS},
     **{f"stats-channels.{form}": (*STATS, "--channels", "--format", form) for form in FORMATS},
+    **{f"check.{form}": (*CHECK, "--format", form) for form in [*FORMATS, "github", "junit"]},
+    "check-nothing.table": ("check", "nets.py:nothing", "--batch", "batch.pt"),
+    "check-stored.table": ("check", "faulty.pt", "--exit-zero"),
+    "rule.table": ("rule",),
+    **{f"rule-{code}.table": ("rule", code) for code in ("BN2", "BN203", "BN401")},
     "stats-note.table": ("stats", "--batch", "note.pt"),
     "summary-resnet18.table": ("summary", "resnet18", "--input", "3,418,418"),
     "no-batchnorm.table": ("summary", "nets.py:nothing", "--input", "3,8,8"),
@@ -43,14 +49,38 @@ class Net(nn.Module):
         return nn.functional.batch_norm(self.head(x.mean((2, 3))), None, None, training=True)
 
 model = Net()
+
+faulty = nn.Sequential(
+    nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=0.99), nn.ReLU(),
+    nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4, momentum=0.99), nn.ReLU(),
+    nn.Conv2d(4, 2, 1, bias=False), nn.BatchNorm2d(2, eps=1e-3),
+)
+for index, layer in enumerate(faulty):
+    for name, value in layer.state_dict().items():
+        if value.is_floating_point():
+            value.copy_((torch.arange(value.numel()).reshape(value.shape) + index) % 5 / 4 + 0.25)
+faulty[4].running_var[2] = -1
+faulty[4].running_mean[1] = torch.inf
+faulty[7].requires_grad_(False)
+faulty[1].eval()
 nothing = nn.Sequential(nn.Conv2d(3, 4, 1))
 """
+
+
+def broken():
+    """A layer as a file may hold it: trained, with a negative and an infinite entry."""
+    layer = torch.nn.BatchNorm2d(4)
+    layer.weight.data = torch.tensor([1.0, 0.5, 1e-9, 0.25])
+    layer.running_mean.copy_(torch.tensor([0.5, torch.inf, 1.0, 2.0]))
+    layer.running_var.copy_(torch.tensor([-1.0, 2.0, 1.0, 0.5]))
+    return layer
 
 
 @pytest.fixture
 def files(tmp_path, note_batch):
     (tmp_path / "nets.py").write_text(NETS)
     torch.save(note_batch, tmp_path / "note.pt")
+    torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), broken()).state_dict(), tmp_path / "faulty.pt")
     torch.save(torch.arange(4 * 3 * 4 * 4).reshape(4, 3, 4, 4) % 37 / 8.0, tmp_path / "batch.pt")
     return tmp_path
 
@@ -81,7 +111,10 @@ def test_output_is_as_it_was(request, run, files, name):
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-@pytest.mark.parametrize("name", ["summary.table", "stats.table", "stats-channels.table"])
+@pytest.mark.parametrize(
+    "name",
+    ["summary.table", "stats.table", "stats-channels.table", "check.table", "rule-BN2.table", "rule-BN203.table"],
+)
 def test_widths(request, run, files, monkeypatch, *, name, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     code, out, _ = run(*CASES[name])

@@ -11,6 +11,7 @@ import weakref
 import pytest
 import torch
 from fingerprint import fingerprint
+from healthy import smooth, train_a_little
 from torch import nn
 
 import bninspect
@@ -72,6 +73,8 @@ CALLS = {
     "summary train": lambda model: bninspect.summary(model, (3, 32, 32), mode="train", all_layers=True),
     "stats": lambda model: bninspect.stats(model, torch.randn(3, 3, 32, 32)),
     "stats train": lambda model: bninspect.stats(model, torch.randn(4, 3, 32, 32), mode="train", batch_size=2),
+    "check": lambda model: bninspect.check(model, input_size=(3, 32, 32)),
+    "check data": lambda model: bninspect.check(model, torch.randn(16, 3, 32, 32), batch_size=4),
 }
 MODELS = {"stateful": stateful, "mixed": mixed, "weight_norm": weight_norm}
 
@@ -84,7 +87,7 @@ def test_success_leaves_everything(call, make):
     batch_rng = torch.get_rng_state()
     before = fingerprint(model)
     CALLS[call](model)
-    if call.startswith("stats"):  # the test itself drew the batch
+    if not call.startswith("summary"):  # the test itself drew the batch
         torch.set_rng_state(batch_rng)
     assert fingerprint(model) == before
 
@@ -146,6 +149,44 @@ def test_failure_at_every_batchnorm_of_resnet18(resnet18):
             bninspect.stats(resnet18, batch, mode="train")
         assert fingerprint(resnet18) == before
         handle.remove()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_check_that_fails_at_any_batchnorm_of_its_forwards_leaves_everything(error):
+    """A user's hook raises at the k-th call of a BatchNorm: in the pass of statistics, or those that compare modes."""
+    model, x = trained_resnet(), smooth(32, 3, 32, 32)
+    calls, limit = [], None
+
+    def fail(_, args):
+        if not args[0].is_meta:
+            calls.append(1)
+            if len(calls) == limit:
+                raise error("the user's hook")
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(fail)
+    before = fingerprint(model)
+    bninspect.check(model, x, batch_size=8)
+    total = len(calls)
+    assert total > 60  # three forwards of twenty layers
+    assert fingerprint(model) == before
+    for limit in [*range(1, total, 13), total]:
+        calls.clear()
+        with pytest.raises(error if error is KeyboardInterrupt else ForwardError):
+            bninspect.check(model, x, batch_size=8)
+        assert len(calls) == limit
+        assert fingerprint(model) == before
+
+
+def trained_resnet():
+    """A network that needs every pass, in training, with gradients and some of its layers in eval mode."""
+    from torchvision.models import resnet18
+
+    model = train_a_little(resnet18(weights=None)).train()
+    model.layer2.eval()
+    model(smooth(16, 3, 32, 32)).sum().backward()
+    return model
 
 
 def test_ctrl_c_at_any_moment_leaves_everything(resnet18):

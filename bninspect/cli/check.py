@@ -92,7 +92,10 @@ def _check(model: str, batch: str | None, settings: dict[str, Any], *, hashed: b
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     if options.is_stored(found):
         if batch is not None:
-            raise click.UsageError(f"--batch is for a model that can run, and {found.name} is a file: leave it out")
+            raise click.UsageError(
+                f"--batch is for a model that can run, and {found.name} is a file: leave it out, or give the model "
+                "that the file fills (MODEL --checkpoint FILE)"
+            )
         size = settings["batch_size"]
         report = bninspect.check(found.layers, batch_size=size, source=options.source_of(found), **rules)
     else:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
+from bninspect.cli._output import terminal_width
 from bninspect.errors import InputError
 
 if TYPE_CHECKING:
     from bninspect.rules._rule import Rule
+
+_UNBOUNDED = 10_000
 
 
 @click.command()
@@ -24,10 +28,11 @@ def rule(code: str | None) -> None:
 
     rules = list(catalogue().values())
     found = _matching(rules, code) if code else rules
+    width = terminal_width() or _UNBOUNDED
     if len(found) == 1:
-        click.echo(_page(found[0]))
+        click.echo(_page(found[0], width))
     else:
-        click.echo("\n".join(_line(one, rules) for one in found))
+        click.echo("\n".join(_line(one, rules, width) for one in found))
 
 
 def _matching(rules: list[Rule], code: str) -> list[Rule]:
@@ -45,12 +50,17 @@ def _matching(rules: list[Rule], code: str) -> list[Rule]:
     return found
 
 
-def _line(one: Rule, rules: list[Rule]) -> str:
-    width = max(len(other.name) for other in rules)
-    return f"{one.code}  {one.severity:<7}  {one.name:<{width}}  {one.title}"
+def _line(one: Rule, rules: list[Rule], width: int) -> str:
+    """One line, whose title is wrapped beside the name, or below it where there is too little room."""
+    names = max(len(other.name) for other in rules)
+    head = f"{one.code}  {one.severity:<7}  {one.name:<{names}}  "
+    indent = len(head) if len(head) + 40 < width else len(one.code) + 2
+    title = textwrap.fill(one.title, width, initial_indent=" " * indent, subsequent_indent=" " * indent)
+    return head + title[indent:] if indent == len(head) else f"{head.rstrip()}\n{title}"
 
 
-def _page(one: Rule) -> str:
+def _page(one: Rule, width: int) -> str:
+    paragraphs = [f"{one.code} {one.name} ({one.severity} at most)", *one.page.split("\n\n")]
     thresholds = ", ".join(f"{name} = {value:g}" for name, value in one.thresholds.items())
-    lines = [f"{one.code} {one.name} ({one.severity} at most)", "", one.page]
-    return "\n".join([*lines, "", f"Defaults: {thresholds}"] if thresholds else lines)
+    paragraphs += [f"Defaults: {thresholds}"] if thresholds else []
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), min(width, 100)) for part in paragraphs)

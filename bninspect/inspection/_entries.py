@@ -16,7 +16,7 @@ _ELSEWHERE = {
     "schema", "schema_version", "tool", "source", "layers", "notes",  # told in another place
     "sorted_by", "vectors", "values", "execution", "num_pieces",  # how it was found or shown
 }  # fmt: skip
-_WORDS = {"message", "fix", "evidence", "reason"}  # texts that hold figures
+_WORDS = {"message", "why", "fix", "evidence", "reason"}  # texts that hold figures
 
 
 def report_differences(a: Any, b: Any, *, partial: bool) -> Iterator[Difference]:

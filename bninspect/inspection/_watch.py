@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Inputs = tuple[Any, ...]
 
 _POSITIONS = 64  # positions of a dense prediction that are compared
-_TINY = 1e-30
 _WORTH = 0.05  # share of changed predictions from which their noise is measured
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -93,18 +92,12 @@ class Watch:
         self._output = None
 
     def square_errors(self) -> dict[str, Float64]:
-        """By path, ``[2, C]``: standard errors over images of the mean square around running_mean and of its logarithm.
-
-        The second is that of a log-normal spread over images, ``sqrt(s^2 / n + s^4 / (2 n))`` with s the standard
-        deviation of the logarithms: it stays honest where a rare image has most of the variance, and was not drawn.
-        """
+        """By path and channel: standard error over images of the mean square around running_mean."""
         found = {}
-        for path, (images, first, second, logs, log_squares) in self._sums.items():
+        for path, (images, first, second) in self._sums.items():
             with np.errstate(invalid="ignore", divide="ignore"):
                 spread = np.maximum(second - first**2 / images, 0) / (images - 1)
-                s2 = np.maximum(log_squares - logs**2 / images, 0) / (images - 1)
-                errors = np.stack([np.sqrt(spread / images), np.sqrt(s2 / images + s2**2 / (2 * images))])
-                found[path] = np.where(images > 1, errors, np.inf)
+                found[path] = np.where(images > 1, np.sqrt(spread / images), np.inf)
         return found
 
     def padding(self) -> Padding | None:
@@ -143,7 +136,7 @@ def _constant_ends(x: Tensor) -> list[tuple[int, int]]:
 
 
 def _squares(x: Tensor, center: Tensor) -> Tensor:
-    """Number of images; sums over images of the mean square around ``center``, its square, its log and that squared.
+    """Number of images; sums over images of the mean square around ``center`` and of its square.
 
     Some positions of each image will do: it is for an error bar.
     """
@@ -154,9 +147,7 @@ def _squares(x: Tensor, center: Tensor) -> Tensor:
     else:
         squares = (x - center).square()
     squares = squares.double()
-    logs = squares.clamp_min(_TINY).log()
-    sums = [figure.sum(0) for figure in (torch.ones_like(squares), squares, squares.square(), logs, logs.square())]
-    return torch.stack(sums)
+    return torch.stack([figure.sum(0) for figure in (torch.ones_like(squares), squares, squares.square())])
 
 
 def _image_means(x: Tensor) -> Float64:
@@ -265,8 +256,8 @@ class _ArrivedError(BNInspectError):
 def candidates(twin: nn.Module, first: str, x: Tensor, layer: Any, what: str) -> tuple[Candidate, ...]:
     """How far the first BatchNorm is from its statistics for changes of the image ``x``; the forward ends there.
 
-    The squared Wasserstein distance of two normal distributions in units of running_var, summed over channels: d^2
-    alone would be served by any change that makes the image vanish.
+    The squared Wasserstein distance of two normal distributions in units of running_var, mean over channels: d^2 alone
+    would be served by any change that makes the image vanish.
     """
     found: list[float] = []
 
@@ -274,7 +265,7 @@ def candidates(twin: nn.Module, first: str, x: Tensor, layer: Any, what: str) ->
         mean, var = _moments(_given(args, kwargs))
         spread = np.sqrt(var) - np.sqrt(np.maximum(layer.running_var, 0))
         apart = ((mean - layer.running_mean) ** 2 + spread**2) / (layer.running_var + layer.eps)
-        found.append(float(apart.sum()))
+        found.append(float(apart.mean()))
         raise _ArrivedError
 
     observe.set_mode(twin, "eval")

@@ -112,9 +112,11 @@ def _report(rules: list[Rule], facts: Facts, **header: Any) -> CheckReport:
     for rule in rules:
         reason = facts.missing(rule.needs)
         outcomes = [Silence(reason)] if reason else list(rule(facts))
+        if not any(isinstance(outcome, Silence) for outcome in outcomes):
+            outcomes += facts.unseen(rule.needs)
         findings += _grouped(rule, [outcome for outcome in outcomes if isinstance(outcome, Hit)])
         silent += [
-            Silent(code=rule.code, name=rule.name, reason=outcome.reason)
+            Silent(code=rule.code, name=rule.name, reason=outcome.reason, layers=outcome.layers)
             for outcome in outcomes
             if isinstance(outcome, Silence)
         ]
@@ -138,7 +140,6 @@ def _grouped(rule: Rule, hits: list[Hit]) -> list[Finding]:
 
 def _finding(rule: Rule, hits: list[Hit]) -> Finding:
     first = hits[0]
-    fix = first.fix or rule.section("Do")
     places = tuple(hit.place for hit in hits if hit.place is not None)
     return Finding(
         code=rule.code,
@@ -148,9 +149,15 @@ def _finding(rule: Rule, hits: list[Hit]) -> Finding:
         channels=places[0].channels if places else None,
         message=first.message,
         evidence=places[0].evidence if places else first.evidence,
-        fix=fix[:1].upper() + fix[1:],
+        why=_sentence(rule.section("Why")),
+        fix=_sentence(first.fix or rule.section("Do")),
         layers=places,
     )
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it starts with a name of code."""
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].rstrip(",").isalpha() else text
 
 
 def _sizes(input_size: Any) -> list[Shape]:

@@ -25,12 +25,22 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
 
 
+class Entry(NamedTuple):
+    """A paragraph: a label and a head, then labelled lines; ``level`` is a severity, or nothing."""
+
+    label: str
+    head: str
+    lines: tuple[tuple[str, str], ...] = ()
+    level: str = ""
+
+
 class View(NamedTuple):
     """A report for a reader: ``above`` and ``below`` are lines of text."""
 
     title: str
     above: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    entries: tuple[Entry, ...] = ()
     below: tuple[str, ...] = ()
 
 

@@ -41,13 +41,13 @@ def _rows(report: Any) -> Iterator[list[Any]]:
 
 def _findings(report: CheckReport) -> Iterator[list[Any]]:
     """One line per finding and layer; evidence as ``name=value``, channels by their numbers."""
-    yield ["code", "name", "severity", "path", "channels", "message", "evidence", "fix"]
+    yield ["code", "name", "severity", "path", "channels", "message", "evidence", "why", "fix"]
     for finding in report.findings:
         kind = [finding.code, finding.name, finding.severity]
         for place in finding.layers or (finding,):
             channels = None if place.channels is None else " ".join(map(str, place.channels))
             evidence = " ".join(f"{name}={value!r}" for name, value in place.evidence.items())
-            yield [*kind, place.path, channels, finding.message, evidence, finding.fix]
+            yield [*kind, place.path, channels, finding.message, evidence, finding.why, finding.fix]
 
 
 def _fields(report: Any) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bninspect.render._check import counts, where
+from bninspect.render._check import counts, told
 from bninspect.render._diff import value, verdict
 from bninspect.text import printable
 
@@ -35,8 +35,9 @@ def _command(level: str, finding: Finding, report: CheckReport) -> str:
     properties = {"title": f"{finding.code} {finding.name}"}
     if report.source.evidence != "module" and report.source.model:
         properties = {"file": report.source.model, **properties}
+    text = "%0A".join(map(_data, told(finding)))
     shown = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-    return f"::{level} {shown}::{_data(f'{where(finding)}: {finding.message}. {finding.fix}')}"
+    return f"::{level} {shown}::{text}"
 
 
 def _differences(report: DiffReport) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bninspect.render._check import where
+from bninspect.render._check import told
 from bninspect.render._diff import value, verdict
 from bninspect.text import printable
 
@@ -58,12 +58,11 @@ def _case(suite: Element, code: str, report: CheckReport) -> None:
 
     case = ET.SubElement(suite, "testcase", classname="bninspect.check", name=code)
     for finding in (finding for finding in report.findings if finding.code == code):
-        text = printable(f"{where(finding)}: {finding.message}", _LIMIT)
+        head, *lines = (printable(line, _LIMIT) for line in told(finding))
         if finding.severity == "info":
-            ET.SubElement(case, "system-out").text = text
+            ET.SubElement(case, "system-out").text = "\n".join([head, *lines])
         else:
-            failure = ET.SubElement(case, "failure", type=finding.severity, message=text)
-            failure.text = printable(finding.fix, _LIMIT)
-    for silent in (silent for silent in report.silent if silent.code == code):
+            ET.SubElement(case, "failure", type=finding.severity, message=head).text = "\n".join(lines)
+    for silent in (silent for silent in report.silent if silent.code == code and not silent.layers):
         if case.find("failure") is None and case.find("skipped") is None:
             ET.SubElement(case, "skipped", message=printable(silent.reason, _LIMIT))

@@ -9,7 +9,7 @@ from bninspect.render._view import view
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from bninspect.render._view import Table
+    from bninspect.render._view import Entry, Table
     from bninspect.report import Report
 
 SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
@@ -20,6 +20,7 @@ def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: A
     shown = view(report)
     blocks = [f"### {escape(shown.title)}", "  \n".join(map(escape, shown.above))]
     blocks += [_table(table) for table in shown.tables]
+    blocks += [_paragraph(entry) for entry in shown.entries]
     if shown.below:
         blocks.append("  \n".join(map(escape, shown.below)))
     return "\n\n".join(blocks) + "\n"
@@ -30,6 +31,12 @@ def _table(table: Table) -> str:
     rules = ["---:" if column.justify == "right" else ":---" for column in table.columns]
     rows = [heads, rules, *([escape(cell) for cell in row] for row in table.rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _paragraph(entry: Entry) -> str:
+    label = " ".join(entry.label.split())
+    lines = [f"- {label}: {escape(text)}" for label, text in entry.lines]
+    return "\n".join([f"**{label}** {escape(entry.head)}", "", *lines])
 
 
 def escape(text: str) -> str:

@@ -11,12 +11,14 @@ from bninspect.text import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from bninspect.render._view import Entry
     from bninspect.report import Report
 
 SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
 _UNBOUNDED = 100_000
 _GAP = 3  # between two columns
 _MANY = 1000  # rows, above which a table is laid out here: rich takes a minute for a hundred thousand
+_STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 _LONG = 50_000  # characters of a text that rich need not look at
 
 
@@ -58,6 +60,8 @@ def parts(shown: View, width: int | None) -> list[RenderableType]:
         if hidden:
             names = ", ".join(column.head for column in hidden)
             pieces.append(Text(f"(not shown for lack of width: {names}; --format csv has all)", style="dim"))
+    for entry in shown.entries:
+        pieces += _paragraph(entry, width)
     if shown.below:
         pieces.append(Text())
     return [*pieces, *(Text(printable(line, 1000)) for line in shown.below)]
@@ -94,6 +98,22 @@ def _table(table: Table, kept: list[int], width: int | None) -> Any:
     for row in table.rows:
         drawn.add_row(*(Text(printable(row[index])) for index in kept))
     return drawn
+
+
+def _paragraph(entry: Entry, width: int | None) -> list[RenderableType]:
+    """An empty line, the head, and labelled lines that are wrapped beside their labels."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    head, body = (Grid.grid(padding=(0, 2, 0, 0)) for _ in range(2))
+    for grid in (head, body):
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=width is None, overflow="fold")
+    head.add_row(Text(entry.label, style=_STYLES.get(entry.level, "")), Text(printable(entry.head, 1000)))
+    for index, (label, text) in enumerate(entry.lines):
+        again = index > 0 and entry.lines[index - 1][0] == label
+        body.add_row(Text("" if again else f"  {label}", style="dim"), Text(printable(text, 1000)))
+    return [Text(), head, body]
 
 
 def _long(table: Table, kept: list[int]) -> Any:

@@ -59,15 +59,16 @@ def bn302_dropout_before_batchnorm(facts: Facts, *, inflated: float = 1.25, laye
 
     Miss: dropout behind the last BatchNorm; a BatchNorm in between; stochastic depth, which drops whole branches.
 
-    Thresholds: inflated, running_var over the variance of the data, relative to the layers without dropout that were
-    called before; layers, how many of them are looked at.
+    Thresholds: inflated, running_var over the variance of the data (median), relative to the layers without dropout
+    that were called before; layers, how many of them are looked at. (By itself the ratio is above 1.25 in 188 of 2,639
+    layers of healthy networks on 48 images, all without dropout: what is too low before stays too low behind.)
     """
     before = [1.0]
     for bn in facts.having("node"):
         ratio = bn.variance_ratio if _measured(facts, bn) else None
         if not bn.node.dropout:
             before = [*before, ratio or 1.0][-layers:]
-        elif ratio is not None and ratio > inflated * max(1.0, *before) and share(bn.far(variance=1.0)) > 0.5:
+        elif ratio is not None and ratio > inflated * max(1.0, *before) and share(bn.far(r=1.0)) > 0.5:
             text = "dropout before BatchNorm has made running_var too large for evaluation"
             yield bn.hit(text, None, "warning", running_var_over_var=ratio)
         else:

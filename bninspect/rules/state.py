@@ -181,7 +181,7 @@ def bn107_switched_off_channel(
             yield bn.hit("gamma has switched channels off", off & ~kept, output_std_min=bn.output_std.min())
         if kept.any():
             text = "gamma has made channels constant, and beta is not zero"
-            yield bn.hit(text, kept, output_std_min=bn.output_std.min(), bias_max=abs(bn.bias[kept]).max())
+            yield bn.hit(text, kept, output_std_min=bn.output_std.min(), abs_bias_max=abs(bn.bias[kept]).max())
 
 
 @rule("info", "running_var", "eps", "graph")
