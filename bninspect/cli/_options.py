@@ -14,7 +14,7 @@ from bninspect import _plugins
 from bninspect.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from bninspect.batches import Batch
     from bninspect.inspection._kept import Kept
@@ -70,7 +70,14 @@ def output_options(schema: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--weights``, ``--checkpoint``, ``--strict`` and ``--model-arg``."""
+    """What says more about MODEL than its name; :func:`find_model` takes them all."""
+    command = click.option(
+        "--offline",
+        is_flag=True,
+        envvar="BNINSPECT_OFFLINE",
+        callback=_go_offline,
+        help="Download nothing: weights come from the local caches, or not at all.",
+    )(command)
     command = click.option(
         "--model-arg",
         "model_args",
@@ -90,6 +97,14 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--weights", metavar="NAME", help="Trained weights of a torchvision model: DEFAULT, IMAGENET1K_V1 ..."
     )(command)
+
+
+def _go_offline(context: click.Context, _: click.Parameter, wanted: bool) -> bool:  # noqa: FBT001
+    if wanted:
+        from bninspect.cli._offline import offline
+
+        context.with_resource(offline())
+    return wanted
 
 
 def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -173,37 +188,42 @@ def _arguments() -> list[str]:
     return list(typed) if isinstance(typed, list) else sys.argv[1:]
 
 
-def find_model(
-    text: str,
-    weights: str | None,
-    model_args: tuple[str, ...],
-    *,
-    checkpoint: str | None = None,
-    strict: bool = True,
-) -> Model:
-    """The model that MODEL names, with the values of ``--checkpoint`` if one was given."""
+def find_model(text: str, settings: Mapping[str, Any]) -> Model:
+    """The model that MODEL names, with the values of ``--checkpoint`` if one was given.
+
+    Args:
+        text: ``[scheme:]value`` as the user wrote it.
+        settings: the values of :func:`model_options`, and maybe others.
+    """
     from bninspect import models
 
     source, value = models.find(text, _plugins.plugins("models"))
+    wanted = models.ModelOptions(
+        weights=settings["weights"], arguments=_pairs(settings["model_args"]), offline=settings["offline"]
+    )
+    found: Model = source.load(value, wanted)
+    return found if settings["checkpoint"] is None else _filled(found, settings)
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     arguments = {}
-    for pair in model_args:
+    for pair in texts:
         name, equals, argument = pair.partition("=")
         if not equals or not name.isidentifier():
             raise InputError(f"--model-arg {pair!r} is not of the form name=value")
         arguments[name] = argument
-    found: Model = source.load(value, models.ModelOptions(weights=weights, arguments=arguments))
-    return found if checkpoint is None else _filled(found, checkpoint, weights, strict=strict)
+    return arguments
 
 
-def _filled(model: Model, path: str, weights: str | None, *, strict: bool) -> Model:
+def _filled(model: Model, settings: Mapping[str, Any]) -> Model:
     from bninspect.models import LiveModel
     from bninspect.models.checkpoint import with_values
 
     if not isinstance(model, LiveModel):
         raise click.UsageError(f"--checkpoint fills a model that can run, and {model.name} is a file")
-    if weights:
+    if settings["weights"]:
         raise click.UsageError("--weights and --checkpoint both fill the model: give one of them")
-    return with_values(model, path, strict=strict)
+    return with_values(model, settings["checkpoint"], strict=settings["strict"])
 
 
 def with_remarks(report: Any, model: Model) -> Any:

@@ -87,8 +87,7 @@ def _check(model: str, batch: str | None, settings: dict[str, Any], *, hashed: b
 
     rules = {"select": settings.get("select", ()), "ignore": settings.get("ignore", ())}
     chosen(**rules)
-    names = ("weights", "model_args", "checkpoint", "strict")
-    found: Any = options.find_model(model, **{name: settings[name] for name in names})
+    found: Any = options.find_model(model, settings)
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     if options.is_stored(found):
         if batch is not None:

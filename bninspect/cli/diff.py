@@ -12,7 +12,7 @@ from bninspect.cli import _options as options
 from bninspect.cli._output import emit
 from bninspect.models import StoredModel
 
-_NO_OPTIONS: dict[str, Any] = {"weights": None, "model_args": ()}
+_OF_A_FILE: dict[str, Any] = {"weights": None, "model_args": (), "checkpoint": None}
 EPILOG = """\b
 Examples:
   bninspect diff before.json after.json
@@ -53,15 +53,11 @@ def _side(text: str, settings: dict[str, Any]) -> Any:
     if snapshot.is_stored_report(path):
         options.say(settings["verbose"], f"stored report {text}")
         return snapshot.load(path)
-    found = options.find_model(text, **(_NO_OPTIONS if path.is_file() else _options_of_a_model(settings)))
+    found = options.find_model(text, {**settings, **_OF_A_FILE} if path.is_file() else settings)
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     if isinstance(found, StoredModel):
         return stored.stats(found.layers, options.source_of(found), found.notes)
     return _built(found)
-
-
-def _options_of_a_model(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("weights", "model_args", "checkpoint", "strict")}
 
 
 def _built(found: Any) -> Any:

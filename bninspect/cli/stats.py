@@ -82,17 +82,12 @@ def stats(
 
 
 def _measure(model: str | None, batch: str | None, settings: dict[str, Any], *, hashed: bool) -> Any:
-    found = _find(model, settings) if model else None
+    found = options.find_model(model, settings) if model else None
     if options.is_stored(found):
         return _stored(found, batch, settings)
     if batch is None:
         raise click.UsageError("Missing option '--batch': only a file's stored values need none")
     return _live(found, batch, settings, hashed=hashed)
-
-
-def _find(model: str, settings: dict[str, Any]) -> Any:
-    names = ("weights", "model_args", "checkpoint", "strict")
-    return options.find_model(model, **{name: settings[name] for name in names})
 
 
 def _stored(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:

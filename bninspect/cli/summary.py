@@ -46,11 +46,6 @@ def summary(
     output: str | None,
     color: str,
     *,
-    verbose: bool,
-    weights: str | None,
-    model_args: tuple[str, ...],
-    checkpoint: str | None,
-    strict: bool,
     kept: Kept | None,
     **settings: Any,
 ) -> int:
@@ -60,8 +55,8 @@ def summary(
     what makes one. Shapes are found without memory or arithmetic where the model allows it. MODEL may also be a file
     (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed, and nothing in it is run.
     """
-    found = options.find_model(model, weights, model_args, checkpoint=checkpoint, strict=strict)
-    options.say(verbose, f"{found.kind} model {found.name}")
+    found = options.find_model(model, settings)
+    options.say(settings["verbose"], f"{found.kind} model {found.name}")
     report = _summarise(found, shapes, settings)
     renderer = _plugins.formats(report.schema)[fmt]
     if kept is not None:
@@ -77,7 +72,13 @@ def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[s
         return _stored(found, shapes)
     if not shapes:
         raise click.UsageError("summary needs the shape of an input: add --input C,H,W, such as --input 3,224,224")
-    report = bninspect.summary(found.build, shapes, source=options.source_of(found), **settings)
+    names = ("dtypes", "batch_size", "mode", "all_layers")
+    report = bninspect.summary(
+        found.outline or found.build,
+        shapes,
+        source=options.source_of(found),
+        **{name: settings[name] for name in names},
+    )
     return options.with_remarks(report, found)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bninspect._plugins import refuse_address
 from bninspect.errors import SourceError
 from bninspect.models import LiveModel, ModelOptions, StoredModel
 from bninspect.text import printable
@@ -39,8 +40,7 @@ def load(value: str, options: ModelOptions) -> StoredModel:
     from bninspect.models._files import read
 
     shown = printable(value)
-    if "://" in value:
-        raise SourceError(f"{shown} is an address: download the file first, and give its path")
+    refuse_address(value)
     if options.weights or options.arguments:
         raise SourceError(f"{shown} is a file, which has its own values: --weights and --model-arg do not apply to it")
     found = read(value)
@@ -53,17 +53,18 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveMode
     """The model with the values of a file: its ``build()`` makes it and then fills it.
 
     Args:
-        model: says what the layers are.
+        model: says what the layers are; values of its own are not loaded.
         path: a file of any kind that :func:`load` takes; none of it is run.
         strict: refuse where keys are missing, unexpected or of another shape; else fill what fits, and remark the rest.
 
     Raises:
-        SourceError: from ``build()``, where the file cannot be read, or does not fit.
+        SourceError: from ``build()``, where the file cannot be read, or does not fit; at once where it is an address.
     """
+    refuse_address(path)
     remarks = list(model.remarks)
 
     def build() -> nn.Module:
-        net = model.build()
+        net = (model.outline or model.build)()
         remarks.extend(_fill(net, model.name, path, strict=strict))
         return net
 
