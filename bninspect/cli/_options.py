@@ -6,12 +6,13 @@ import functools
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from bninspect import _plugins
 from bninspect.errors import InputError
+from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,6 +78,12 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="BNINSPECT_OFFLINE",
         callback=_go_offline,
         help="Download nothing: weights come from the local caches, or not at all.",
+    )(command)
+    command = click.option(
+        "--allow-pickle",
+        is_flag=True,
+        help="Run the code of a file given as MODEL, to get the module pickled in it. That code can do anything that "
+        "you can: only for files that you trust.",
     )(command)
     command = click.option(
         "--model-arg",
@@ -198,8 +205,13 @@ def find_model(text: str, settings: Mapping[str, Any]) -> Model:
     from bninspect import models
 
     source, value = models.find(text, _plugins.plugins("models"))
+    if settings["allow_pickle"] and source.SCHEME != "file":
+        raise click.UsageError(f"--allow-pickle runs the code of a file, and {printable(text)} is none: leave it out")
     wanted = models.ModelOptions(
-        weights=settings["weights"], arguments=_pairs(settings["model_args"]), offline=settings["offline"]
+        weights=settings["weights"],
+        arguments=_pairs(settings["model_args"]),
+        offline=settings["offline"],
+        allow_pickle=settings["allow_pickle"],
     )
     found: Model = source.load(value, wanted)
     return found if settings["checkpoint"] is None else _filled(found, settings)
@@ -220,7 +232,7 @@ def _filled(model: Model, settings: Mapping[str, Any]) -> Model:
     from bninspect.models.checkpoint import with_values
 
     if not isinstance(model, LiveModel):
-        raise click.UsageError(f"--checkpoint fills a model that can run, and {model.name} is a file")
+        raise click.UsageError(f"--checkpoint fills a model that can run, and {printable(model.name)} is a file")
     if settings["weights"]:
         raise click.UsageError("--weights and --checkpoint both fill the model: give one of them")
     return with_values(model, settings["checkpoint"], strict=settings["strict"])
@@ -237,6 +249,22 @@ def with_remarks(report: Any, model: Model) -> Any:
 def is_stored(model: Model | None) -> bool:
     """Whether a model is a file's stored values, which cannot be run."""
     return model is not None and model.evidence != "module"
+
+
+def refuse_to_run(model: Any, option: str) -> NoReturn:
+    """Say that ``option`` needs a model that can run, and how a file's values or its module become one."""
+    name = printable(model.name)
+    filled = f"MODEL --checkpoint {name}"
+    if model.pickled:
+        raise click.UsageError(
+            f"{option} is for a model that can run, and the module in {name} is looked at without running its code: "
+            f"leave it out, or fill a model of your own ({filled}). If you trust whoever made the file, "
+            "--allow-pickle runs its code, which can do anything that you can."
+        )
+    raise click.UsageError(
+        f"{option} is for a model that can run, and {name} holds values alone ({model.kind}): leave it out, or name "
+        f"the model that they belong to: {filled}"
+    )
 
 
 def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:

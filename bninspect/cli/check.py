@@ -90,8 +90,8 @@ def _check(model: str, batch: str | None, settings: dict[str, Any], *, hashed: b
     found: Any = options.find_model(model, settings)
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     if options.is_stored(found):
-        if batch is not None:
-            raise click.UsageError(f"--batch is for a model that can run, and {found.name} is a file: leave it out")
+        if batch is not None or settings["shapes"]:
+            options.refuse_to_run(found, "--batch" if batch is not None else "--input")
         size = settings["batch_size"]
         report = bninspect.check(found.layers, batch_size=size, source=options.source_of(found), **rules)
     else:

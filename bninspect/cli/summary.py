@@ -53,7 +53,8 @@ def summary(
 
     MODEL is a torchvision name (resnet18), or your own: package.module:callable or nets.py:callable, an nn.Module or
     what makes one. Shapes are found without memory or arithmetic where the model allows it. MODEL may also be a file
-    (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed, and nothing in it is run.
+    (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed, and nothing in it is run, unless
+    --allow-pickle asks for it.
     """
     found = options.find_model(model, settings)
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
@@ -86,5 +87,5 @@ def _stored(found: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
     from bninspect.inspection import _stored as stored
 
     if shapes:
-        raise click.UsageError(f"--input is for a model that can run, and {found.name} is a file: leave it out")
+        options.refuse_to_run(found, "--input")
     return stored.summary(found.layers, options.source_of(found), found.notes)

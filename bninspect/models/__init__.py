@@ -25,6 +25,7 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None
     arguments: dict[str, str] = {}
     offline: bool = False
+    allow_pickle: bool = False
 
 
 class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,13 +46,17 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The BatchNorm layers of a file, read without running anything of it."""
+    """The BatchNorm layers of a file, read without running anything of it.
+
+    ``pickled`` tells that the file holds a whole module, which running its code would bring to life.
+    """
 
     name: str
     kind: str
     layers: tuple[BatchNormLayer, ...]
     notes: tuple[str, ...] = ()
     evidence: Literal["graph", "tensors"] = "tensors"
+    pickled: bool = False
 
 
 Model = LiveModel | StoredModel

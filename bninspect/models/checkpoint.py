@@ -31,8 +31,8 @@ def accepts(text: str) -> bool:
     return ("." in text or os.sep in text) and os.path.lexists(text)
 
 
-def load(value: str, options: ModelOptions) -> StoredModel:
-    """The BatchNorm layers of the file, with their stored values.
+def load(value: str, options: ModelOptions) -> StoredModel | LiveModel:
+    """The BatchNorm layers of the file, with their stored values; where pickles are allowed, its module.
 
     Raises:
         SourceError: it cannot be read, is damaged, or is of no known kind.
@@ -43,10 +43,21 @@ def load(value: str, options: ModelOptions) -> StoredModel:
     refuse_address(value)
     if options.weights or options.arguments:
         raise SourceError(f"{shown} is a file, which has its own values: --weights and --model-arg do not apply to it")
+    if options.allow_pickle:
+        from bninspect.models._pickled import live
+
+        return live(value)
     found = read(value)
     layers = tuple(map(_encodable, found.layers))
     notes = found.notes if layers else (f"{shown} holds no BatchNorm layer with running statistics", *found.notes)
-    return StoredModel(name=_text(value), kind=found.kind, layers=layers, notes=notes, evidence=found.evidence)
+    return StoredModel(
+        name=_text(value),
+        kind=found.kind,
+        layers=layers,
+        notes=notes,
+        evidence=found.evidence,
+        pickled=found.kind == "pickled module",
+    )
 
 
 def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveModel:
