@@ -102,7 +102,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--checkpoint", metavar="FILE", help="Fill MODEL with the values of a file; nothing in it is run."
     )(command)
     return click.option(
-        "--weights", metavar="NAME", help="Trained weights of a torchvision model: DEFAULT, IMAGENET1K_V1 ..."
+        "--weights",
+        metavar="NAME",
+        help="Trained weights of a torchvision or timm model: DEFAULT, IMAGENET1K_V1, a1_in1k ...",
     )(command)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   bninspect check resnet50 --weights DEFAULT
+  bninspect check hf-hub:timm/resnet18.a1_in1k
   bninspect check best.pt
   bninspect check nets.py:model --batch images.npy --batch-size 32
   bninspect check vgg16_bn --select BN3 --fail-on info

@@ -19,6 +19,7 @@ Examples:
   bninspect summary nets.py:make --input 3,224,224 --model-arg width=64
   bninspect summary raft_large --input 3,256,256 --input 3,256,256
   bninspect summary resnet18 --input 3,418,418 --all-layers --format ordereddict
+  bninspect summary timm:mobilenetv3_small_050 --input 3,224,224
   bninspect summary best.pt
   bninspect summary resnet18 --input 3,224,224 --snapshot bn.json --update
 """
@@ -51,10 +52,10 @@ def summary(
 ) -> int:
     """Shapes, sizes and settings of every BatchNorm layer of MODEL.
 
-    MODEL is a torchvision name (resnet18), or your own: package.module:callable or nets.py:callable, an nn.Module or
-    what makes one. Shapes are found without memory or arithmetic where the model allows it. MODEL may also be a file
-    (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed, and nothing in it is run, unless
-    --allow-pickle asks for it.
+    MODEL is a torchvision name (resnet18), timm:NAME, hf-hub:ORG/NAME, or your own: package.module:callable or
+    nets.py:callable, an nn.Module or what makes one. Shapes are found without memory or arithmetic where the model
+    allows it. MODEL may also be a file (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed,
+    and nothing in it is run, unless --allow-pickle asks for it.
     """
     found = options.find_model(model, settings)
     options.say(settings["verbose"], f"{found.kind} model {found.name}")

@@ -57,7 +57,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         hint = f"did you mean {', '.join(near)}?" if near else f"torchvision has {', '.join(known[:5])} ..."
         raise SourceError(
             f"torchvision has no model {printable(value)!r}: {hint} "
-            "(your own model is package.module:callable or nets.py:callable)"
+            "(a model of timm is timm:NAME, your own package.module:callable or nets.py:callable)"
         )
     weights = _weights(value, options.weights)
     return LiveModel(
