@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -174,6 +175,19 @@ def test_damaged_weights_are_said(run, cache):
     assert len(err.splitlines()) == 1
 
 
+def test_what_timm_warns_of_is_a_note(run, cache, caplog):
+    net = hub.trained(num_classes=10)
+    net.register_buffer("x\x1b[2J", torch.ones(2))
+    hub.lay_out(cache, "me/net", {"config.json": hub.config(), "model.safetensors": hub.weights(net)})
+    words = ("--batch", "random", "--input", "3,32,32", "--model-arg", "num_classes=7")  # which is why it is not strict
+    code, out, err = run("stats", "hf-hub:me/net", *words)
+    assert (code, err, caplog.records) == (0, "", [])
+    assert r"Note: timm: Unexpected keys (x\x1b[2J) found while loading pretrained weights" in out
+    before = logging.getLogger("timm")
+    assert before.propagate
+    assert not before.handlers
+
+
 def test_a_repository_is_a_trained_model(run, cache):
     net = hub.trained(num_classes=10)
     hub.lay_out(cache, "me/net", {"config.json": hub.config(), "model.safetensors": hub.weights(net)})
@@ -302,6 +316,7 @@ def test_a_hub_that_is_not_there_is_not_waited_for(run, cache, monkeypatch, kept
     code, _, err = run("diff", "hf-hub:me/net", "hf-hub:me/net")
     assert time.monotonic() - begin < 20  # timm's own way takes 50 seconds
     assert code == (0 if kept else 2)
+    assert constants.HF_HUB_OFFLINE is False
     if not kept:
         assert "and http://127.0.0.1:9 cannot be reached (ConnectError: " in err
         assert len(err.splitlines()) == 1

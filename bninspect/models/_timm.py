@@ -50,8 +50,15 @@ def imported() -> Any:
     return timm
 
 
-def create(shown: str, name: str, arguments: dict[str, str], *, pretrained: bool) -> nn.Module:
+def create(shown: str, name: str, arguments: dict[str, str], remarks: list[str], *, pretrained: bool) -> nn.Module:
     """The model, by timm's own code; files that it reads must be fetched within :func:`from_hub`.
+
+    Args:
+        shown: what the user asked for.
+        name: for timm, with a tag or as it spells a repository.
+        arguments: of ``--model-arg``.
+        remarks: what timm warns of is added.
+        pretrained: with trained values.
 
     Raises:
         SourceError: timm refused.
@@ -59,7 +66,7 @@ def create(shown: str, name: str, arguments: dict[str, str], *, pretrained: bool
     """
     timm = imported()
     try:
-        with _quiet(), downloading():
+        with _quiet(remarks), downloading():
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **parse_arguments(arguments))
     except (MemoryError, OSError):
         raise
@@ -120,18 +127,31 @@ def _obstacle(repository: str, revision: str | None) -> str | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Within this context neither library logs or warns; what went wrong is raised."""
+def _quiet(remarks: list[str] | None = None) -> Iterator[None]:
+    """Within this context neither library writes anything; what timm would warn of becomes remarks."""
+    collector = _Collector([] if remarks is None else remarks)
     loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.handlers, logger.propagate = [collector] if logger.name == "timm" else [logging.NullHandler()], False
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+
+
+class _Collector(logging.Handler):
+    """Takes down warnings; they may hold names out of a stranger's file."""
+
+    def __init__(self, remarks: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.remarks = remarks
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line for each."""
+        self.remarks.append(f"timm: {printable(record.getMessage().strip(), 300)}")
 
 
 def _brief(error: BaseException, limit: int = 300) -> str:

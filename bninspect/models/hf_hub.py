@@ -43,22 +43,34 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         raise SourceError(
             f"{shown} has weights of its own: leave --weights out (other ones are hf-hub:ORG/NAME@REVISION)"
         )
-    build = partial(_build, shown, found[1], found[2], options)
+    remarks: list[str] = []
+    build = partial(_build, shown, found[1], found[2], options.arguments, remarks)
     return LiveModel(
-        name=f"hf-hub:{value}", kind="hf-hub", build=build, outline=partial(build, pretrained=False), weights=value
+        name=f"hf-hub:{value}",
+        kind="hf-hub",
+        build=partial(build, pretrained=True),
+        outline=partial(build, pretrained=False),
+        weights=value,
+        remarks=remarks,
     )
 
 
 def _build(
-    shown: str, repository: str, revision: str | None, options: ModelOptions, *, pretrained: bool = True
+    shown: str,
+    repository: str,
+    revision: str | None,
+    arguments: dict[str, str],
+    remarks: list[str],
+    *,
+    pretrained: bool,
 ) -> nn.Module:
     name = f"hf-hub:{repository}@{revision}" if revision else f"hf-hub:{repository}"
     with _timm.from_hub(f"config.json of {shown}", repository, revision):
         _check(shown, repository, revision)
         if not pretrained:
-            return _timm.create(shown, name, options.arguments, pretrained=False)
+            return _timm.create(shown, name, arguments, remarks, pretrained=False)
     with _timm.from_hub(f"the file of the weights of {shown}", repository, revision):
-        return _timm.create(shown, name, options.arguments, pretrained=True)
+        return _timm.create(shown, name, arguments, remarks, pretrained=True)
 
 
 def _check(shown: str, repository: str, revision: str | None) -> None:

@@ -51,17 +51,18 @@ def load(value: str, options: ModelOptions) -> LiveModel:
     if architecture not in known:
         raise SourceError(_unknown(value, known))
     config = _configuration(architecture, tag, options.weights) if tag or options.weights else None
-    build = partial(_build, shown, name, options, config if options.weights else None)
+    remarks = [f"{shown} is by now called timm:{name}"] if name != value else []
+    build = partial(_build, shown, name, options, remarks)
     alone = ", its tag alone does not" if tag else ""
     random = f"{shown} has random weights: --weights DEFAULT loads trained ones{alone}"
     return LiveModel(
         name=f"timm:{value}",
         kind="timm",
-        build=build,
-        outline=partial(_build, shown, name, options, None),
+        build=partial(build, config if options.weights else None),
+        outline=partial(build, None),
         weights=_name_of(config) if options.weights else None,
         notes=() if options.weights else (random,),
-        remarks=[f"{shown} is by now called timm:{name}"] if name != value else [],
+        remarks=remarks,
     )
 
 
@@ -112,17 +113,17 @@ def _name_of(config: Any) -> str:
     return f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
 
 
-def _build(shown: str, name: str, options: ModelOptions, config: Any) -> nn.Module:
+def _build(shown: str, name: str, options: ModelOptions, remarks: list[str], config: Any) -> nn.Module:
     """The model, with the weights of ``config`` where there is one."""
     if config is None:
-        return _timm.create(shown, name, options.arguments, pretrained=False)
+        return _timm.create(shown, name, options.arguments, remarks, pretrained=False)
     trained, what = _name_of(config), f"the file of the weights {_name_of(config)} of {shown}"
     if config.hf_hub_id:
         with _timm.from_hub(f"{what} ({config.hf_hub_id} on the Hugging Face hub)", config.hf_hub_id):
-            return _timm.create(shown, trained, options.arguments, pretrained=True)
+            return _timm.create(shown, trained, options.arguments, remarks, pretrained=True)
     if options.offline:
         require(what, config.url)
     try:
-        return _timm.create(shown, trained, options.arguments, pretrained=True)
+        return _timm.create(shown, trained, options.arguments, remarks, pretrained=True)
     except OSError as error:
         raise failed(what, config.url, error) from error
