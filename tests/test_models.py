@@ -64,6 +64,7 @@ def test_factories_classes_and_arguments(nets):
         ("https://host/net.pt", "is an address"),
         ("GS://bucket/net.pt", "is an address"),
         ("file:https://host/net.pt", "is an address"),
+        ("./net", "is no model that bninspect can find"),
         ("a model", "is no model that bninspect can find"),
         ("", "is no model"),
         ("resnet18x", "did you mean resnet18"),

@@ -60,7 +60,7 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Model = LiveModel | StoredModel
-_REPOSITORY = re.compile(r"([\w.-]+)/([\w.-]+)(@[\w./-]+)?", re.ASCII)
+_REPOSITORY = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*)(@[\w./-]+)?", re.ASCII)
 
 
 def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:
