@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
+from bninspect.errors import SourceError
+from bninspect.text import printable
+
 if TYPE_CHECKING:
     from types import ModuleType
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @cache
@@ -20,12 +26,30 @@ def plugins(folder: str) -> dict[str, ModuleType]:
 
 
 def choose(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str] | None:
-    """The source that reads ``[scheme:]value``, and the value: by its scheme, or the first that accepts the text."""
+    """The source that reads ``[scheme:]value``, and the value: by its scheme, or the first that accepts the text.
+
+    Raises:
+        SourceError: it is an address.
+    """
     schemes = {source.SCHEME: source for source in sources.values()}
     scheme, colon, rest = text.partition(":")
     if colon and scheme in schemes:
         return schemes[scheme], rest
+    refuse_address(text)
     return next(((source, text) for source in sources.values() if source.accepts(text)), None)
+
+
+def refuse_address(text: str) -> None:
+    """What lies on another machine is not fetched.
+
+    Raises:
+        SourceError: ``text`` is an address such as ``https://...`` or ``s3://...``.
+    """
+    if _ADDRESS.match(text):
+        raise SourceError(
+            f"{printable(text)} is an address, and none is fetched: download the file first, and give its path "
+            "(a model of the Hugging Face hub is hf-hub:ORG/NAME)"
+        )
 
 
 def formats(schema: str) -> dict[str, ModuleType]:

@@ -243,7 +243,7 @@ class Audit(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self.inside and func in _BATCH_NORM:
+        if not self.inside and func in _BATCH_NORM and not _is_weight(args, kwargs):
             frame = _innermost(_frames_up(), self.names)
             caller = frame.f_locals["self"] if frame else None
             key = (self.names[id(caller)], type(caller).__name__) if frame else ("", "")
@@ -253,6 +253,12 @@ class Audit(TorchFunctionMode):
     def report(self) -> tuple[FunctionalCall, ...]:
         """What was found, by the module that made the calls."""
         return tuple(FunctionalCall(path=path, kind=kind, calls=calls) for (path, kind), calls in self.found.items())
+
+
+def _is_weight(args: Sequence[Any], kwargs: dict[str, Any] | None) -> bool:
+    """Whether a parameter is normalised, and no activation: convolutions that standardise their weight do so."""
+    value = args[0] if args else (kwargs or {}).get("input")
+    return isinstance(getattr(value, "_base", None), nn.Parameter)
 
 
 def run(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> Any:

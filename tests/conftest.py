@@ -39,7 +39,7 @@ def run(capsys, tmp_path, monkeypatch):
     from bninspect import cli
 
     monkeypatch.chdir(tmp_path)
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "BNINSPECT_FORMAT", "BNINSPECT_DEBUG"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "BNINSPECT_FORMAT", "BNINSPECT_DEBUG", "BNINSPECT_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments):

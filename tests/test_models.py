@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from bninspect import _plugins, models
 from bninspect.errors import SourceError
+from bninspect.models import _downloads
 
 
 def load(text, **options):
@@ -55,7 +58,14 @@ def test_factories_classes_and_arguments(nets):
         ("nets.py:value", "is a int: give an nn.Module"),
         ("nets.py:number", "returned a int"),
         ("nets.py:fails", r"raised ValueError: no \\x1b\[31mdata\\nhere"),
-        ("ORG/NAME", "is no model that bninspect can find"),
+        ("ORG/NAME", "there is no such file: hf-hub:ORG/NAME is a model of the Hugging Face hub$"),
+        ("timm/resnet18", "hf-hub:timm/resnet18 is a model of the Hugging Face hub, timm:resnet18 a model of timm"),
+        ("s3://bucket/net", "is an address, and none is fetched: download the file first"),
+        ("https://host/net.pt", "is an address"),
+        ("GS://bucket/net.pt", "is an address"),
+        ("file:https://host/net.pt", "is an address"),
+        ("./net", "is no model that bninspect can find"),
+        ("a model", "is no model that bninspect can find"),
         ("", "is no model"),
         ("resnet18x", "did you mean resnet18"),
         ("zzz", "torchvision has"),
@@ -87,8 +97,9 @@ def test_weights_that_do_not_exist_name_those_that_do():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """torch's cache of weights, in a folder of the test's own."""
+    """torch's cache of weights, in a folder of the test's own; urllib learns of proxies anew."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "_opener", None)
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
@@ -110,8 +121,17 @@ def test_weights_are_loaded_by_torchvisions_own_code(hub, monkeypatch, name):
 
 def test_weights_that_cannot_be_downloaded(hub, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(SourceError, match=r"weights ResNet18_Weights.IMAGENET1K_V1 of resnet18 cannot be downloaded"):
+    with pytest.raises(SourceError, match=r"resnet18-f37072fd.pth\) is not at .*, and cannot be downloaded: .*refused"):
         load("resnet18", weights="DEFAULT").build()
+
+
+def test_a_network_that_says_nothing_is_not_waited_for(hub, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(_downloads, "_PATIENCE", 0.3)
+        with pytest.raises(SourceError, match="cannot be downloaded: timed out"):
+            load("resnet18", weights="DEFAULT").build()
+    assert socket.getdefaulttimeout() is None
 
 
 def test_a_wrong_name_costs_no_import():

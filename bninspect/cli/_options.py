@@ -6,15 +6,16 @@ import functools
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from bninspect import _plugins
 from bninspect.errors import InputError
+from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from bninspect.batches import Batch
     from bninspect.inspection._kept import Kept
@@ -70,7 +71,20 @@ def output_options(schema: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--weights``, ``--checkpoint``, ``--strict`` and ``--model-arg``."""
+    """What says more about MODEL than its name; :func:`find_model` takes them all."""
+    command = click.option(
+        "--offline",
+        is_flag=True,
+        envvar="BNINSPECT_OFFLINE",
+        callback=_go_offline,
+        help="Download nothing: weights come from the local caches, or not at all.",
+    )(command)
+    command = click.option(
+        "--allow-pickle",
+        is_flag=True,
+        help="Run the code of a file given as MODEL, to get the module pickled in it. That code can do anything that "
+        "you can: only for files that you trust.",
+    )(command)
     command = click.option(
         "--model-arg",
         "model_args",
@@ -88,8 +102,18 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--checkpoint", metavar="FILE", help="Fill MODEL with the values of a file; nothing in it is run."
     )(command)
     return click.option(
-        "--weights", metavar="NAME", help="Trained weights of a torchvision model: DEFAULT, IMAGENET1K_V1 ..."
+        "--weights",
+        metavar="NAME",
+        help="Trained weights of a torchvision or timm model: DEFAULT, IMAGENET1K_V1, a1_in1k ...",
     )(command)
+
+
+def _go_offline(context: click.Context, _: click.Parameter, wanted: bool) -> bool:  # noqa: FBT001
+    if wanted:
+        from bninspect.cli._offline import offline
+
+        context.with_resource(offline())
+    return wanted
 
 
 def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -173,37 +197,47 @@ def _arguments() -> list[str]:
     return list(typed) if isinstance(typed, list) else sys.argv[1:]
 
 
-def find_model(
-    text: str,
-    weights: str | None,
-    model_args: tuple[str, ...],
-    *,
-    checkpoint: str | None = None,
-    strict: bool = True,
-) -> Model:
-    """The model that MODEL names, with the values of ``--checkpoint`` if one was given."""
+def find_model(text: str, settings: Mapping[str, Any]) -> Model:
+    """The model that MODEL names, with the values of ``--checkpoint`` if one was given.
+
+    Args:
+        text: ``[scheme:]value`` as the user wrote it.
+        settings: the values of :func:`model_options`, and maybe others.
+    """
     from bninspect import models
 
     source, value = models.find(text, _plugins.plugins("models"))
+    if settings["allow_pickle"] and source.SCHEME != "file":
+        raise click.UsageError(f"--allow-pickle runs the code of a file, and {printable(text)} is none: leave it out")
+    wanted = models.ModelOptions(
+        weights=settings["weights"],
+        arguments=_pairs(settings["model_args"]),
+        offline=settings["offline"],
+        allow_pickle=settings["allow_pickle"],
+    )
+    found: Model = source.load(value, wanted)
+    return found if settings["checkpoint"] is None else _filled(found, settings)
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     arguments = {}
-    for pair in model_args:
+    for pair in texts:
         name, equals, argument = pair.partition("=")
         if not equals or not name.isidentifier():
             raise InputError(f"--model-arg {pair!r} is not of the form name=value")
         arguments[name] = argument
-    found: Model = source.load(value, models.ModelOptions(weights=weights, arguments=arguments))
-    return found if checkpoint is None else _filled(found, checkpoint, weights, strict=strict)
+    return arguments
 
 
-def _filled(model: Model, path: str, weights: str | None, *, strict: bool) -> Model:
+def _filled(model: Model, settings: Mapping[str, Any]) -> Model:
     from bninspect.models import LiveModel
     from bninspect.models.checkpoint import with_values
 
     if not isinstance(model, LiveModel):
-        raise click.UsageError(f"--checkpoint fills a model that can run, and {model.name} is a file")
-    if weights:
+        raise click.UsageError(f"--checkpoint fills a model that can run, and {printable(model.name)} is a file")
+    if settings["weights"]:
         raise click.UsageError("--weights and --checkpoint both fill the model: give one of them")
-    return with_values(model, path, strict=strict)
+    return with_values(model, settings["checkpoint"], strict=settings["strict"])
 
 
 def with_remarks(report: Any, model: Model) -> Any:
@@ -217,6 +251,22 @@ def with_remarks(report: Any, model: Model) -> Any:
 def is_stored(model: Model | None) -> bool:
     """Whether a model is a file's stored values, which cannot be run."""
     return model is not None and model.evidence != "module"
+
+
+def refuse_to_run(model: Any, option: str) -> NoReturn:
+    """Say that ``option`` needs a model that can run, and how a file's values or its module become one."""
+    name = printable(model.name)
+    filled = f"MODEL --checkpoint {name}"
+    if model.pickled:
+        raise click.UsageError(
+            f"{option} is for a model that can run, and the module in {name} is looked at without running its code: "
+            f"leave it out, or fill a model of your own ({filled}). If you trust whoever made the file, "
+            "--allow-pickle runs its code, which can do anything that you can."
+        )
+    raise click.UsageError(
+        f"{option} is for a model that can run, and {name} holds values alone ({model.kind}): leave it out, or name "
+        f"the model that they belong to: {filled}"
+    )
 
 
 def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:

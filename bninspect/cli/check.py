@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   bninspect check resnet50 --weights DEFAULT
+  bninspect check hf-hub:timm/resnet18.a1_in1k
   bninspect check best.pt
   bninspect check nets.py:model --batch images.npy --batch-size 32
   bninspect check vgg16_bn --select BN3 --fail-on info
@@ -87,15 +88,11 @@ def _check(model: str, batch: str | None, settings: dict[str, Any], *, hashed: b
 
     rules = {"select": settings.get("select", ()), "ignore": settings.get("ignore", ())}
     chosen(**rules)
-    names = ("weights", "model_args", "checkpoint", "strict")
-    found: Any = options.find_model(model, **{name: settings[name] for name in names})
+    found: Any = options.find_model(model, settings)
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     if options.is_stored(found):
-        if batch is not None:
-            raise click.UsageError(
-                f"--batch is for a model that can run, and {found.name} is a file: leave it out, or give the model "
-                "that the file fills (MODEL --checkpoint FILE)"
-            )
+        if batch is not None or settings["shapes"]:
+            options.refuse_to_run(found, "--batch" if batch is not None else "--input")
         size = settings["batch_size"]
         report = bninspect.check(found.layers, batch_size=size, source=options.source_of(found), **rules)
     else:

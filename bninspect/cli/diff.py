@@ -12,7 +12,8 @@ from bninspect.cli import _options as options
 from bninspect.cli._output import emit
 from bninspect.models import StoredModel
 
-_NO_OPTIONS: dict[str, Any] = {"weights": None, "model_args": ()}
+_NOT_OF_A_FILE: dict[str, Any] = {"weights": None, "model_args": (), "checkpoint": None}
+_OF_A_FILE: dict[str, Any] = {"allow_pickle": False}
 EPILOG = """\b
 Examples:
   bninspect diff before.json after.json
@@ -39,6 +40,8 @@ def diff(a: str, b: str, fmt: str, *, output: str | None, color: str, tolerance:
     limits = comparison.tolerance_of(tolerance)
     if all(Path(text).is_file() for text in (a, b)) and (settings["weights"] or settings["checkpoint"]):
         raise click.UsageError("--weights and --checkpoint fill a model that can run, and both sides are files")
+    if settings["allow_pickle"] and not any(Path(text).is_file() for text in (a, b)):
+        raise click.UsageError("--allow-pickle runs the code of a file, and neither side is one")
     sides = [_side(text, settings) for text in (a, b)]
     report = comparison.diff(*sides, tolerance=limits)
     emit(report, _plugins.formats(report.schema)[fmt], output=output, color=color)
@@ -53,15 +56,11 @@ def _side(text: str, settings: dict[str, Any]) -> Any:
     if snapshot.is_stored_report(path):
         options.say(settings["verbose"], f"stored report {text}")
         return snapshot.load(path)
-    found = options.find_model(text, **(_NO_OPTIONS if path.is_file() else _options_of_a_model(settings)))
+    found = options.find_model(text, {**settings, **(_NOT_OF_A_FILE if path.is_file() else _OF_A_FILE)})
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     if isinstance(found, StoredModel):
         return stored.stats(found.layers, options.source_of(found), found.notes)
     return _built(found)
-
-
-def _options_of_a_model(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("weights", "model_args", "checkpoint", "strict")}
 
 
 def _built(found: Any) -> Any:

@@ -23,6 +23,7 @@ Examples:
   bninspect stats resnet50 --weights DEFAULT --batch photos/ --workers 4
   bninspect stats nets.py:model --batch data.py:loader --max-batches 20
   bninspect stats best.pt
+  bninspect stats nets.py:model --checkpoint best.pt --batch batch.pt
   bninspect stats resnet18 --batch batch.pt --snapshot bn.json --update
 """
 
@@ -68,7 +69,7 @@ def stats(
 
     Without MODEL the batch goes to a fresh BatchNorm layer of its own channel count. Nothing is updated: the model is
     left as it was found. The columns are explained in the README. Where MODEL is a file, its stored values are shown:
-    no batch is needed, and nothing in the file is run.
+    no batch is needed, and nothing in the file is run, unless --allow-pickle asks for it.
     """
     from bninspect.inspection._arrange import arrange
 
@@ -82,24 +83,20 @@ def stats(
 
 
 def _measure(model: str | None, batch: str | None, settings: dict[str, Any], *, hashed: bool) -> Any:
-    found = _find(model, settings) if model else None
+    found = options.find_model(model, settings) if model else None
     if options.is_stored(found):
         return _stored(found, batch, settings)
     if batch is None:
-        raise click.UsageError("Missing option '--batch': only a file's stored values need none")
+        unasked = ", and are shown without --allow-pickle" if settings["allow_pickle"] else ""
+        raise click.UsageError(f"Missing option '--batch': only a file's stored values need none{unasked}")
     return _live(found, batch, settings, hashed=hashed)
-
-
-def _find(model: str, settings: dict[str, Any]) -> Any:
-    names = ("weights", "model_args", "checkpoint", "strict")
-    return options.find_model(model, **{name: settings[name] for name in names})
 
 
 def _stored(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:
     from bninspect.inspection import _stored as stored
 
     if batch is not None:
-        raise click.UsageError(f"--batch is for a model that can run, and {found.name} is a file: leave it out")
+        options.refuse_to_run(found, "--batch")
     return stored.stats(found.layers, options.source_of(found), found.notes, layer=settings["layer"])
 
 

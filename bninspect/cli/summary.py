@@ -19,6 +19,7 @@ Examples:
   bninspect summary nets.py:make --input 3,224,224 --model-arg width=64
   bninspect summary raft_large --input 3,256,256 --input 3,256,256
   bninspect summary resnet18 --input 3,418,418 --all-layers --format ordereddict
+  bninspect summary timm:mobilenetv3_small_050 --input 3,224,224
   bninspect summary best.pt
   bninspect summary resnet18 --input 3,224,224 --snapshot bn.json --update
 """
@@ -46,22 +47,18 @@ def summary(
     output: str | None,
     color: str,
     *,
-    verbose: bool,
-    weights: str | None,
-    model_args: tuple[str, ...],
-    checkpoint: str | None,
-    strict: bool,
     kept: Kept | None,
     **settings: Any,
 ) -> int:
     """Shapes, sizes and settings of every BatchNorm layer of MODEL.
 
-    MODEL is a torchvision name (resnet18), or your own: package.module:callable or nets.py:callable, an nn.Module or
-    what makes one. Shapes are found without memory or arithmetic where the model allows it. MODEL may also be a file
-    (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed, and nothing in it is run.
+    MODEL is a torchvision name (resnet18), timm:NAME, hf-hub:ORG/NAME, or your own: package.module:callable or
+    nets.py:callable, an nn.Module or what makes one. Shapes are found without memory or arithmetic where the model
+    allows it. MODEL may also be a file (checkpoint, pickled module, safetensors, .pt2): its stored layers are listed,
+    and nothing in it is run, unless --allow-pickle asks for it.
     """
-    found = options.find_model(model, weights, model_args, checkpoint=checkpoint, strict=strict)
-    options.say(verbose, f"{found.kind} model {found.name}")
+    found = options.find_model(model, settings)
+    options.say(settings["verbose"], f"{found.kind} model {found.name}")
     report = _summarise(found, shapes, settings)
     renderer = _plugins.formats(report.schema)[fmt]
     if kept is not None:
@@ -77,7 +74,13 @@ def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[s
         return _stored(found, shapes)
     if not shapes:
         raise click.UsageError("summary needs the shape of an input: add --input C,H,W, such as --input 3,224,224")
-    report = bninspect.summary(found.build, shapes, source=options.source_of(found), **settings)
+    names = ("dtypes", "batch_size", "mode", "all_layers")
+    report = bninspect.summary(
+        found.outline or found.build,
+        shapes,
+        source=options.source_of(found),
+        **{name: settings[name] for name in names},
+    )
     return options.with_remarks(report, found)
 
 
@@ -85,5 +88,5 @@ def _stored(found: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
     from bninspect.inspection import _stored as stored
 
     if shapes:
-        raise click.UsageError(f"--input is for a model that can run, and {found.name} is a file: leave it out")
+        options.refuse_to_run(found, "--input")
     return stored.summary(found.layers, options.source_of(found), found.notes)

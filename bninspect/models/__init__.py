@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -23,17 +24,21 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     weights: str | None = None
     arguments: dict[str, str] = {}
+    offline: bool = False
+    allow_pickle: bool = False
 
 
 class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be built and run: ``build()`` makes it, with random or with trained weights.
 
-    ``remarks`` are notes that are only known once it was built.
+    ``outline()`` makes the same layers without the trained values, where that is cheaper: neither shapes nor the values
+    of another file need them. ``remarks`` are notes that are only known once it was built.
     """
 
     name: str
     kind: str
     build: Callable[[], nn.Module]
+    outline: Callable[[], nn.Module] | None = None
     weights: str | None = None
     notes: tuple[str, ...] = ()
     remarks: list[str] = []
@@ -41,16 +46,21 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The BatchNorm layers of a file, read without running anything of it."""
+    """The BatchNorm layers of a file, read without running anything of it.
+
+    ``pickled`` tells that the file holds a whole module, which running its code would bring to life.
+    """
 
     name: str
     kind: str
     layers: tuple[BatchNormLayer, ...]
     notes: tuple[str, ...] = ()
     evidence: Literal["graph", "tensors"] = "tensors"
+    pickled: bool = False
 
 
 Model = LiveModel | StoredModel
+_REPOSITORY = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*)(@[\w./-]+)?", re.ASCII)
 
 
 def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:
@@ -65,6 +75,12 @@ def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:
     """
     if chosen := choose(text, sources):
         return chosen
+    if repository := _REPOSITORY.fullmatch(text):
+        own = f", timm:{repository[2]} a model of timm" if repository[1] == "timm" else ""
+        raise SourceError(
+            f"{text!r} says not where it is, and there is no such file: hf-hub:{text} is a model of the Hugging Face "
+            f"hub{own}"
+        )
     raise SourceError(
         f"{text!r} is no model that bninspect can find: give a torchvision name (resnet18), package.module:callable, "
         f"nets.py:callable, or a scheme ({', '.join(sorted(source.SCHEME for source in sources.values()))}) and a value"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bninspect._plugins import refuse_address
 from bninspect.errors import SourceError
 from bninspect.models import LiveModel, ModelOptions, StoredModel
 from bninspect.text import printable
@@ -30,8 +31,8 @@ def accepts(text: str) -> bool:
     return ("." in text or os.sep in text) and os.path.lexists(text)
 
 
-def load(value: str, options: ModelOptions) -> StoredModel:
-    """The BatchNorm layers of the file, with their stored values.
+def load(value: str, options: ModelOptions) -> StoredModel | LiveModel:
+    """The BatchNorm layers of the file, with their stored values; where pickles are allowed, its module.
 
     Raises:
         SourceError: it cannot be read, is damaged, or is of no known kind.
@@ -39,31 +40,42 @@ def load(value: str, options: ModelOptions) -> StoredModel:
     from bninspect.models._files import read
 
     shown = printable(value)
-    if "://" in value:
-        raise SourceError(f"{shown} is an address: download the file first, and give its path")
+    refuse_address(value)
     if options.weights or options.arguments:
         raise SourceError(f"{shown} is a file, which has its own values: --weights and --model-arg do not apply to it")
+    if options.allow_pickle:
+        from bninspect.models._pickled import live
+
+        return live(value)
     found = read(value)
     layers = tuple(map(_encodable, found.layers))
     notes = found.notes if layers else (f"{shown} holds no BatchNorm layer with running statistics", *found.notes)
-    return StoredModel(name=_text(value), kind=found.kind, layers=layers, notes=notes, evidence=found.evidence)
+    return StoredModel(
+        name=_text(value),
+        kind=found.kind,
+        layers=layers,
+        notes=notes,
+        evidence=found.evidence,
+        pickled=found.kind == "pickled module",
+    )
 
 
 def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveModel:
     """The model with the values of a file: its ``build()`` makes it and then fills it.
 
     Args:
-        model: says what the layers are.
+        model: says what the layers are; values of its own are not loaded.
         path: a file of any kind that :func:`load` takes; none of it is run.
         strict: refuse where keys are missing, unexpected or of another shape; else fill what fits, and remark the rest.
 
     Raises:
-        SourceError: from ``build()``, where the file cannot be read, or does not fit.
+        SourceError: from ``build()``, where the file cannot be read, or does not fit; at once where it is an address.
     """
+    refuse_address(path)
     remarks = list(model.remarks)
 
     def build() -> nn.Module:
-        net = model.build()
+        net = (model.outline or model.build)()
         remarks.extend(_fill(net, model.name, path, strict=strict))
         return net
 

@@ -27,7 +27,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         raise SourceError(f"{printable(value)!r} is not of the form package.module:callable or nets.py:callable")
     if options.weights:
         raise SourceError(
-            f"--weights is for torchvision models: load the weights of {printable(value)} in its own code"
+            f"--weights is for torchvision and timm models: load the weights of {printable(value)} in its own code"
         )
     found = load_object(value)
     arguments = parse_arguments(options.arguments)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bninspect._imports import parse_arguments
 from bninspect.errors import SourceError
 from bninspect.models import LiveModel, ModelOptions
+from bninspect.models._downloads import downloading, failed, require
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         hint = f"did you mean {', '.join(near)}?" if near else f"torchvision has {', '.join(known[:5])} ..."
         raise SourceError(
             f"torchvision has no model {printable(value)!r}: {hint} "
-            "(your own model is package.module:callable or nets.py:callable)"
+            "(a model of timm is timm:NAME, your own package.module:callable or nets.py:callable)"
         )
     weights = _weights(value, options.weights)
     return LiveModel(
@@ -93,18 +94,19 @@ def _weights(name: str, wanted: str | None) -> Any:
 def _builder(name: str, weights: Any, options: ModelOptions) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         function = _import().get_model_builder(name)
+        if weights is not None and options.offline:
+            require(f"the file of {weights} of {name}", weights.url)
         arguments: dict[str, Any] = {"weights": weights, **parse_arguments(options.arguments)}
         if "weights_backbone" in inspect.signature(function).parameters:
             arguments.setdefault("weights_backbone", None)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), downloading():
                 warnings.simplefilter("ignore")
                 model: nn.Module = function(**arguments)
         except OSError as error:
-            raise SourceError(
-                f"the weights {weights} of {name} cannot be downloaded or read ({printable(str(error), 160)}): "
-                "check the network, or put the file into torch's hub cache"
-            ) from error
+            if weights is None:
+                raise SourceError(f"{name} cannot be built: {printable(str(error), 300)}") from error
+            raise failed(f"the file of {weights} of {name}", weights.url, error) from error
         except (TypeError, ValueError, RuntimeError) as error:
             raise SourceError(
                 f"{name} cannot be built: {type(error).__name__}: {printable(str(error), 300)}"
