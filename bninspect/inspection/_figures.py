@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bninspect.report import Channels, StatsLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -19,19 +19,76 @@ if TYPE_CHECKING:
 
     Float64 = npt.NDArray[np.float64]
 
+STATE = ("weight", "bias", "running_mean", "running_var")
+_STORED = (*STATE, "scale")
+_LOWEST = tuple(f"{name}_min" for name in _STORED)
+_HIGHEST = tuple(f"{name}_max" for name in _STORED)
+_SETTINGS = (
+    "path", "kind", "num_features", "eps", "momentum", "affine", "track_running_stats", "training",
+    "num_batches_tracked",
+)  # fmt: skip
+_BLOCK = 1 << 20  # entries, so that what is made on the way stays small
 DEAD = 1e-3  # an output that moves less than this is called dead
 
 
-def stored(layer: BatchNormLayer) -> StatsLayer:
-    """What is known of a layer without a batch: its stored values and their ranges."""
-    channels = Channels(
-        weight=layer.weight,
-        bias=layer.bias,
-        running_mean=layer.running_mean,
-        running_var=layer.running_var,
-        scale=_scale(layer),
+def stored(layers: Sequence[BatchNormLayer]) -> tuple[StatsLayer, ...]:
+    """What is known of layers without a batch: their stored values and the ranges of these."""
+    scales = [_scale(layer) for layer in layers]
+    columns = [*([getattr(layer, name) for layer in layers] for name in STATE), scales]
+    rows = zip(layers, zip(*columns, strict=True), zip(*map(extremes_of, columns), strict=True), strict=True)
+    return tuple(
+        StatsLayer(
+            **_settings(layer),
+            nonfinite_state=sum([found.nonfinite for found in ranges[: len(STATE)]]),
+            channels=Channels(**dict(zip(_STORED, vectors, strict=True))),
+            **dict(zip(_LOWEST, [found.low for found in ranges], strict=True)),
+            **dict(zip(_HIGHEST, [found.high for found in ranges], strict=True)),
+        )
+        for layer, vectors, ranges in rows
     )
-    return StatsLayer(**_settings(layer), channels=channels, **_ranges(channels))
+
+
+class Extremes(NamedTuple):
+    """Smallest and largest finite entry of a vector, where there is any, and how many are not finite."""
+
+    low: float | None
+    high: float | None
+    nonfinite: int
+
+
+def extremes_of(vectors: Iterable[Vector | None]) -> Iterator[Extremes]:
+    """The extremes of each vector; of no vector, none. Many short ones are looked at in one step."""
+    for block in _blocks(vectors):
+        known = [vector for vector in block if vector is not None and vector.size]
+        found = iter(_extremes(known) if known else ())
+        for vector in block:
+            yield _NOTHING if vector is None or not vector.size else next(found)
+
+
+_NOTHING = Extremes(None, None, 0)
+
+
+def _blocks(vectors: Iterable[Vector | None]) -> Iterator[list[Vector | None]]:
+    block: list[Vector | None] = []
+    size = 0
+    for vector in vectors:
+        block.append(vector)
+        size += 1 if vector is None else 1 + vector.size
+        if size >= _BLOCK:
+            yield block
+            block, size = [], 0
+    yield block
+
+
+def _extremes(vectors: list[Vector]) -> Iterator[Extremes]:
+    flat = np.concatenate(vectors)
+    starts = np.cumsum([0, *(vector.size for vector in vectors[:-1])])
+    finite = np.isfinite(flat)
+    low = np.minimum.reduceat(np.where(finite, flat, np.inf), starts).tolist()
+    high = np.maximum.reduceat(np.where(finite, flat, -np.inf), starts).tolist()
+    nonfinite = np.add.reduceat(~finite, starts, dtype=np.int64).tolist()
+    for least, most, count in zip(low, high, nonfinite, strict=True):
+        yield Extremes(least, most, count) if least <= most else Extremes(None, None, count)
 
 
 def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extremes: bool) -> StatsLayer:
@@ -39,6 +96,7 @@ def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extre
     channels = _channels(layer, found, extremes=extremes)
     return StatsLayer(
         **_settings(layer),
+        nonfinite_state=sum(found.nonfinite for found in extremes_of(getattr(layer, name) for name in STATE)),
         count=int((found.count + found.nonfinite).max(initial=0)),
         num_images=int(found.images.max(initial=0)),
         calls=calls,
@@ -52,13 +110,7 @@ def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extre
 
 
 def _settings(layer: BatchNormLayer) -> dict[str, Any]:
-    state = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
-    names = ("path", "kind", "num_features", "eps", "momentum", "affine", "track_running_stats", "training")
-    return {
-        **{name: getattr(layer, name) for name in names},
-        "num_batches_tracked": layer.num_batches_tracked,
-        "nonfinite_state": sum(int((~np.isfinite(vector)).sum()) for vector in state if vector is not None),
-    }
+    return {name: getattr(layer, name) for name in _SETTINGS}
 
 
 def _channels(layer: BatchNormLayer, found: Moments, *, extremes: bool) -> Channels:

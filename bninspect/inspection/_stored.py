@@ -55,7 +55,7 @@ def stats(
     if layer is not None and not chosen:
         shown = ", ".join(one.path for one in layers[:4]) or "none at all"
         raise InputError(f"no BatchNorm layer of {source.model} matches {layer!r}: its layers are named {shown} ...")
-    return StatsReport(tool=_tool(), source=source, layers=tuple(map(figures.stored, chosen)), notes=tuple(notes))
+    return StatsReport(tool=_tool(), source=source, layers=figures.stored(chosen), notes=tuple(notes))
 
 
 def _tool() -> Tool:

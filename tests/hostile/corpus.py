@@ -20,7 +20,7 @@ def files(canary: str) -> Iterator[tuple[str, bytes, str]]:
     """Name, bytes and expectation of every file; code in them would create ``canary``."""
     groups = (
         (pickles.code(canary), "read"), (pickles.storages(), "refuse"),
-        (pickles.shapes_of_graph(), "read"), (pickles.names(), "read"), (containers.zips(), "refuse"),
+        (pickles.shapes_of_graph(), "read"), (pickles.names(), "read"), (containers.zips(), "refuse"), (containers.repacked(), "read"),
         (containers.legacies(), "refuse"), (containers.tensors(), "refuse"), (containers.indices(), "refuse"),
         (containers.exports(), "refuse"), (containers.cuts(), "refuse"), (containers.others(), "refuse"),
         (pickles.bombs(), "refuse"),

@@ -9,16 +9,17 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from bninspect.models._files import limits
-from bninspect.models._files.dtypes import SIZES
+from bninspect.files import limits
+from bninspect.files.dtypes import SIZES
+from bninspect.files.nodes import Odd, Refused, Storage, Tensor
 from bninspect.models._files.found import FIELDS, UNKNOWN_KIND, Found, by_layer, is_batchnorm
-from bninspect.models._files.nodes import Odd, Refused, Storage, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from bninspect.models._files.archive import Archive, Record
+    from bninspect.files.archive import Archive, Numbers, Records
 
 _DTYPES = {  # torch's ScalarType, as the format writes it
     1: "uint8",
@@ -113,23 +114,25 @@ class ExportedStorages:
 
     def __init__(self, archive: Archive, root: bytes) -> None:
         self.archive = archive
-        self.root = root
+        self._folder = root + _WEIGHTS
         self.file = archive.file
         name = root + b"byteorder"
         self.big_endian = name in archive.names and archive.read(name, limits.CHUNK) == b"big"
 
-    def position(self, storage: Storage) -> int:
-        """Where the storage's record begins."""
-        return self.archive.position(self._name(storage))
+    def positions(self, storages: Sequence[Storage]) -> Numbers:
+        """Where the storages' records begin."""
+        return self.archive.offsets[self._indices(storages)]
 
-    def record(self, storage: Storage) -> Record:
-        """Where the storage's bytes lie; how many elements that are, only the record itself says."""
-        record = self.archive.record(self._name(storage))
-        storage.count = record.size
-        return record
+    def records(self, storages: Sequence[Storage]) -> Records:
+        """Where the storages' bytes lie; how many elements that are, only the record itself says."""
+        records = self.archive.records(self._indices(storages))
+        for storage, size in zip(storages, records.size.tolist(), strict=True):
+            storage.count = size
+        return records
 
-    def _name(self, storage: Storage) -> bytes:
-        return self.root + _WEIGHTS + storage.key.encode("utf-8", "surrogatepass")
+    def _indices(self, storages: Sequence[Storage]) -> Numbers:
+        names = [self._folder + str(storage.key).encode("utf-8", "surrogatepass") for storage in storages]
+        return np.array([self.archive.index(name) for name in names], np.int64)
 
 
 def read_exported(

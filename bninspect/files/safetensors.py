@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from bninspect.models._files import limits
-from bninspect.models._files.archive import Record
-from bninspect.models._files.dtypes import SIZES
-from bninspect.models._files.nodes import Refused, Storage, Tensor
+from bninspect.files import limits
+from bninspect.files.dtypes import SIZES
+from bninspect.files.nodes import Refused, Storage, Tensor
+from bninspect.files.values import PlainStorages
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from bninspect.models._files.opened import Opened
+    from collections.abc import Iterator
+
+    from bninspect.files.opened import Opened
 
 _DTYPES = {
     "F64": "float64",
@@ -40,12 +44,14 @@ _DTYPES = {
 }
 _SMALLER_THAN_A_BYTE = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 _LENGTH = 8
+_NEIGHBOURS = (1,)
+_MOST = 1 << 62
 _FIELDS = (b"dtype", b"shape", b"data_offsets")
 
 
 class _Entry(msgspec.Struct):
     dtype: str
-    shape: list[int]
+    shape: tuple[int, ...]
     data_offsets: tuple[int, int]
 
 
@@ -54,53 +60,41 @@ _ENTRY = msgspec.json.Decoder(_Entry)
 _METADATA = msgspec.json.Decoder(dict[str, str])
 
 
-class SafetensorsFile:
-    """The tensors of one safetensors file; each is a storage of its own."""
+def read_safetensors(file: Opened) -> tuple[PlainStorages, dict[str, Tensor]]:
+    """The file's storages, one for each tensor, and the tensors by name.
 
-    big_endian = False
+    Raises:
+        Refused: its header is not what the format prescribes, in any respect.
+    """
+    size = header_size(file)
+    start = _LENGTH + size
+    raw = file.read(_LENGTH, size)
+    if raw.count(b"{") > limits.ENTRIES:
+        raise Refused(f"its header names more than {limits.ENTRIES:,} tensors")
+    begins, ends = array("q"), array("q")
+    tensors = {}
+    for name, entry in _entries(raw):
+        tensors[name] = _tensor(name, entry)
+        begins.append(entry.data_offsets[0])
+        ends.append(entry.data_offsets[1])
+    _refuse_gaps(begins, ends, file.size - start)
+    return PlainStorages(file, start), tensors
 
-    def __init__(self, file: Opened) -> None:
-        self.file = file
-        self.records: dict[str, Record] = {}
-        self.tensors: dict[str, Tensor] = {}
-        self._read_header()
 
-    def position(self, storage: Storage) -> int:
-        """Where the tensor's bytes begin."""
-        return self.records[storage.key].start
-
-    def record(self, storage: Storage) -> Record:
-        """Where the tensor's bytes lie."""
-        return self.records[storage.key]
-
-    def _read_header(self) -> None:
-        size = header_size(self.file)
-        start = _LENGTH + size
-        raw = self.file.read(_LENGTH, size)
-        if raw.count(b"{") > limits.ENTRIES:
-            raise Refused(f"its header names more than {limits.ENTRIES:,} tensors")
-        entries = _entries(raw)
-        ends = []
-        for name, entry in entries.items():
-            begin, end = entry.data_offsets
-            self._add(name, entry, start)
-            ends.append((begin, end))
-        _refuse_gaps(ends, self.file.size - start)
-
-    def _add(self, name: str, entry: _Entry, start: int) -> None:
-        begin, end = entry.data_offsets
-        if begin < 0 or end < begin or any(size < 0 for size in entry.shape):
-            raise Refused("its header gives a tensor a shape or a place that is no count")
-        count = math.prod(entry.shape)
-        if count * _bits(entry.dtype) != (end - begin) * 8:
-            raise Refused(f"its header says otherwise about the size of '{printable(name, 60)}' than its shape does")
-        dtype = _DTYPES.get(entry.dtype, entry.dtype)
-        shape = tuple(entry.shape)
-        self.records[name] = Record(start + begin, end - begin, None)
-        self.tensors[name] = Tensor(Storage(dtype, name, count), dtype, 0, shape, _contiguous(shape))
+def _tensor(name: str, entry: _Entry) -> Tensor:
+    begin, end = entry.data_offsets
+    if not 0 <= begin <= end < _MOST or any(size < 0 for size in entry.shape):
+        raise Refused("its header gives a tensor a shape or a place that is no count")
+    count = math.prod(entry.shape)
+    if count * _bits(entry.dtype) != (end - begin) * 8:
+        raise Refused(f"its header says otherwise about the size of '{printable(name, 60)}' than its shape does")
+    dtype = _DTYPES.get(entry.dtype, entry.dtype)
+    return Tensor(Storage(dtype, begin, count), dtype, 0, entry.shape, _contiguous(entry.shape))
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) < 2:
+        return _NEIGHBOURS[: len(shape)]
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
@@ -118,19 +112,19 @@ def header_size(file: Opened) -> int:
     return size
 
 
-def _entries(raw: bytes) -> dict[str, _Entry]:
+def _entries(raw: bytes) -> Iterator[tuple[str, _Entry]]:
     try:
         entries = _HEADER.decode(raw)
         if "__metadata__" in entries:
             _METADATA.decode(entries.pop("__metadata__"))
         if any(len(entry) > limits.ENTRY_BYTES for entry in entries.values()):
             raise Refused("its header describes a tensor with thousands of dimensions")
-        decoded = {name: _ENTRY.decode(entry) for name, entry in entries.items()}
-        if b"\\" in raw or any(raw.count(b'"%s"' % field) != len(decoded) for field in _FIELDS):
+        if b"\\" in raw or any(raw.count(b'"%s"' % field) != len(entries) for field in _FIELDS):
             json.loads(raw, object_pairs_hook=_unique)
+        for name in list(entries):
+            yield name, _ENTRY.decode(entries.pop(name))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refused("its header is not what the safetensors format prescribes") from error
-    return decoded
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -148,11 +142,10 @@ def _bits(dtype: str) -> int:
     raise Refused(f"its header names a type of element that is not known: '{printable(dtype, 30)}'")
 
 
-def _refuse_gaps(places: list[tuple[int, int]], size: int) -> None:
-    at = 0
-    for begin, end in sorted(places):
-        if begin != at:
-            raise Refused("its tensors overlap or leave gaps, which the safetensors format forbids")
-        at = end
-    if at != size:
+def _refuse_gaps(begins: array[int], ends: array[int], size: int) -> None:
+    first, last = np.array(begins, np.int64), np.array(ends, np.int64)
+    order = np.lexsort((last, first))
+    if not np.array_equal(first[order], np.append(0, last[order])[: len(order)]):
+        raise Refused("its tensors overlap or leave gaps, which the safetensors format forbids")
+    if size != (last.max() if len(order) else 0):
         raise Refused("its tensors do not end where the file ends: it is cut short, or holds something else as well")

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from bninspect.models._files.nodes import Refused
+from bninspect.files.nodes import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +34,12 @@ _REASONS = {
 
 
 class Opened:
-    """An open regular file; ``size`` is its length when it was opened."""
+    """An open regular file; ``size`` is its length when it was opened, ``inflated`` what its deflated parts became."""
 
     def __init__(self, handle: int, size: int) -> None:
         self.handle = handle
         self.size = size
+        self.inflated = 0
         self._window = b""
         self._window_start = 0
 

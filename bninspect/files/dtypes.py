@@ -57,6 +57,11 @@ _NANS = {  # the codes that are no number, and the bits that torch gives them as
 }  # fmt: skip
 
 
+def width(dtype: str) -> int:
+    """Bytes of one element of a storage; 0 where its type is not known."""
+    return 1 if dtype == "untyped" else SIZES.get(dtype, 0)
+
+
 @cache
 def stored(name: str, big_endian: bool) -> np.dtype[np.generic]:  # noqa: FBT001 - cached by position
     """How elements of type ``name`` lie in the file."""
