@@ -32,6 +32,9 @@ INFLATED_RATIO = 100
 INFLATED_BYTES = 1 << 29
 """Bytes of all compressed records together, where they are more than four times the file."""
 
+PARTS = 1 << 19
+"""Tensors and containers of a batch: a list of a hundred thousand samples has some three each."""
+
 DEPTH = 200
 """Containers within containers."""
 

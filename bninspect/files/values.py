@@ -225,12 +225,19 @@ def _in_parts(file: Opened, record: Record, tensor: Tensor, *, big_endian: bool)
     return out
 
 
+def _nothing(tensor: Tensor, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+    try:
+        return np.empty(tensor.shape, dtype)
+    except ValueError as error:  # of no elements, and of more along one dimension than numpy can count
+        raise Refused("a tensor has a shape that no array can have") from error
+
+
 def _window(raw: bytes, tensor: Tensor, *, big_endian: bool) -> npt.NDArray[np.generic]:
     flat = np.frombuffer(raw, stored(tensor.dtype, big_endian), len(raw) // SIZES[tensor.dtype])
     length, offset = _length(tensor), tensor.offset
     if len(tensor.shape) > 1:
         if not length:
-            return np.empty(tensor.shape, flat.dtype)
+            return _nothing(tensor, flat.dtype)
         steps = zip(tensor.shape, tensor.strides, strict=True)
         strides = [stride * flat.itemsize if size > 1 else 0 for size, stride in steps]
         return np.lib.stride_tricks.as_strided(flat[offset:], tensor.shape, strides, writeable=False)

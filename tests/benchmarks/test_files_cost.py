@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from hostile import build
 import torchvision
+from hostile import build
 from safetensors.torch import save_file
 
 READ = (

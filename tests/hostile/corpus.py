@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostile import containers, pickles
+from hostile import arrays, containers, pickles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,15 @@ def files(canary: str) -> Iterator[tuple[str, bytes, str]]:
             yield name, raw, "either" if name in _EITHER else expected
     for name, raw in pickles.kinds().items():
         yield f"kind-{name}", raw, name.partition("-")[0]
+
+
+def batches(canary: str) -> Iterator[tuple[str, bytes, str]]:
+    """The same of files that are only ever given as a batch."""
+    for group in (arrays.arrays(), arrays.zipped(), arrays.pickled()):
+        for name, raw in group.items():
+            yield name, raw, "refuse"
+    for name, raw in arrays.honest(canary).items():
+        yield name, raw, "read"
 
 
 def places(folder: Path) -> dict[str, str]:
