@@ -36,9 +36,10 @@ _REASONS = {
 class Opened:
     """An open regular file; ``size`` is its length when it was opened, ``inflated`` what its deflated parts became."""
 
-    def __init__(self, handle: int, size: int) -> None:
+    def __init__(self, handle: int, size: int, origin: int = 0) -> None:
         self.handle = handle
         self.size = size
+        self._origin = origin
         self.inflated = 0
         self._window = b""
         self._window_start = 0
@@ -61,10 +62,14 @@ class Opened:
             self._window, self._window_start = fetched, start
         return fetched[:count]
 
+    def within(self, start: int, size: int) -> Opened:
+        """A run of its bytes as a file of its own."""
+        return Opened(self.handle, size, self._origin + start)
+
     def _fetch(self, start: int, count: int) -> bytes:
         pieces = []
         try:
-            os.lseek(self.handle, start, os.SEEK_SET)
+            os.lseek(self.handle, self._origin + start, os.SEEK_SET)
             while count > 0 and (piece := os.read(self.handle, count)):
                 pieces.append(piece)
                 count -= len(piece)

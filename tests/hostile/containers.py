@@ -171,6 +171,13 @@ def export(model: bytes | None = None, **lie: object) -> bytes:
     return archive([*parts, *((f"m/data/weights/weight_{k}", raw) for k, raw in enumerate(floats()))])
 
 
+def older(state_dict: bytes = GOOD, graph: bytes | None = None, **lie: object) -> bytes:
+    """The same as torch wrote it before 2.8."""
+    said = json.dumps({"graph_module": {"graph": {"nodes": []}, "signature": {"input_specs": []}}}).encode()
+    named = [("version", b"8.1"), ("serialized_exported_program.json", said if graph is None else graph)]
+    return archive([*named, ("serialized_state_dict.pt", state_dict)], **lie)
+
+
 def exports() -> dict[str, bytes]:
     """torch.export archives: all refused."""
     made = {
@@ -179,6 +186,8 @@ def exports() -> dict[str, bytes]:
         "negative": export(meta={"sizes": [{"as_int": -4}]}), "stride": export(meta={"strides": [{"as_int": 9}]}),
         "offset": export(meta={"storage_offset": {"as_int": 1}}), "symbolic": export(meta={"sizes": [{"as_expr": "s0"}]}),
         "dims": export(meta={"strides": []}), "number": export(use_pickle=3), "cut": export(b'{"graph_module": '), "nested": export(b"[" * 100_000),
+        "older-graph": older(graph=b"nope"), "older-state": older(b"nope"), "older-cut": older(GOOD[:-9]), "older-nested": older(older()), "older-code": older(checkpoint(state(running_var=tensor("9")))),
+        "older-deflated": older(deflate=("serialized_state_dict.pt",)), "older-both": archive([*records(state()), ("serialized_exported_program.json", b"{}"), ("serialized_state_dict.pt", GOOD)]),
         "empty": export(b"{}"), "text": export(b"nope"), "stride-0": export(meta={"sizes": [{"as_int": 10**12}], "strides": [{"as_int": 0}]}),
         "node": export(json.dumps({"graph_module": {"graph": {"nodes": [{"target": "torch.ops.aten.batch_norm.default", "inputs": 3, "metadata": {}}]}, "signature": {"input_specs": []}}}).encode()),
     }  # fmt: skip

@@ -67,15 +67,17 @@ def _unknown(head: bytes) -> str:
 
 
 def _zip(archive: Archive, *, everything: bool) -> Contents:
+    from bninspect.models._files.exported import is_older, read_exported, read_older
+
     pickles = [name for name in archive.names if name.endswith(b"/data.pkl") and name.count(b"/") == 1]
     graphs = [name for name in archive.names if name.endswith(b"/models/model.json") and name.count(b"/") == 2]
-    if len(pickles) + len(graphs) != 1:
+    older = is_older(archive)
+    if len(pickles) + len(graphs) + older != 1:
         raise Refused("it is a zip file, but not one of torch.save or torch.export")
-    if graphs:
-        from bninspect.models._files.exported import read_exported
-
-        root = graphs[0][: -len(b"models/model.json")]
-        layers, tensors, container = read_exported(archive, root, everything=everything)
+    if graphs or older:
+        root = graphs[0][: -len(b"models/model.json")] if graphs else b""
+        made = read_older(archive) if older else read_exported(archive, root, everything=everything)
+        layers, tensors, container = made
         found = Contents("torch.export archive", layers)
         found.evidence, found.states = "graph", {"": (tensors, container)}
     else:
