@@ -7,9 +7,9 @@ against their checksums and cut into arrays. Every refusal is a :class:`~bninspe
 from __future__ import annotations
 
 import contextlib
-import gc
 from typing import TYPE_CHECKING
 
+from bninspect._collector import without_collections
 from bninspect.errors import SourceError
 from bninspect.files.nodes import Refused
 from bninspect.files.opened import opened
@@ -32,21 +32,9 @@ def reading(path: str) -> Iterator[Callable[[str], Opened]]:
         SourceError: the file was refused.
     """
     try:
-        with contextlib.ExitStack() as stack, _without_collections():
+        with contextlib.ExitStack() as stack, without_collections():
             yield lambda name: stack.enter_context(opened(name))
     except Refused as refusal:
         raise SourceError(f"cannot read '{printable(path)}': {refusal}") from None
     except (MemoryError, RecursionError):
         raise SourceError(f"cannot read '{printable(path)}': it asks for more memory than there is") from None
-
-
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Spare the garbage collector millions of objects that hold no cycles worth finding: a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

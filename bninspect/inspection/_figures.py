@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ _SETTINGS = (
     "path", "kind", "num_features", "eps", "momentum", "affine", "track_running_stats", "training",
     "num_batches_tracked",
 )  # fmt: skip
+_settings_of = attrgetter(*_SETTINGS)
+_EMPTY = np.empty(0, np.float16)
 _BLOCK = 1 << 20  # entries, so that what is made on the way stays small
 DEAD = 1e-3  # an output that moves less than this is called dead
 
@@ -35,37 +38,35 @@ def stored(layers: Sequence[BatchNormLayer]) -> tuple[StatsLayer, ...]:
     """What is known of layers without a batch: their stored values and the ranges of these."""
     scales = [_scale(layer) for layer in layers]
     columns = [*([getattr(layer, name) for layer in layers] for name in STATE), scales]
-    rows = zip(layers, zip(*columns, strict=True), zip(*map(extremes_of, columns), strict=True), strict=True)
+    lowest, highest, nonfinite = zip(*map(extremes_of, columns), strict=True)
+    rows = zip(layers, *(zip(*each, strict=True) for each in (columns, lowest, highest, nonfinite[:-1])), strict=True)
     return tuple(
         StatsLayer(
             **_settings(layer),
-            nonfinite_state=sum([found.nonfinite for found in ranges[: len(STATE)]]),
+            nonfinite_state=sum(counts),
             channels=Channels(**dict(zip(_STORED, vectors, strict=True))),
-            **dict(zip(_LOWEST, [found.low for found in ranges], strict=True)),
-            **dict(zip(_HIGHEST, [found.high for found in ranges], strict=True)),
+            **dict(zip(_LOWEST, low, strict=True)),
+            **dict(zip(_HIGHEST, high, strict=True)),
         )
-        for layer, vectors, ranges in rows
+        for layer, vectors, low, high, counts in rows
     )
 
 
-class Extremes(NamedTuple):
-    """Smallest and largest finite entry of a vector, where there is any, and how many are not finite."""
+def extremes_of(vectors: Iterable[Vector | None]) -> tuple[list[float | None], list[float | None], list[int]]:
+    """Smallest and largest finite entry of each vector, and how many are not finite; of no vector, none.
 
-    low: float | None
-    high: float | None
-    nonfinite: int
-
-
-def extremes_of(vectors: Iterable[Vector | None]) -> Iterator[Extremes]:
-    """The extremes of each vector; of no vector, none. Many short ones are looked at in one step."""
+    Many short ones are looked at in one step.
+    """
+    lowest: list[float | None] = []
+    highest: list[float | None] = []
+    nonfinite: list[int] = []
     for block in _blocks(vectors):
-        known = [vector for vector in block if vector is not None and vector.size]
-        found = iter(_extremes(known) if known else ())
-        for vector in block:
-            yield _NOTHING if vector is None or not vector.size else next(found)
-
-
-_NOTHING = Extremes(None, None, 0)
+        for least, most, count in _extremes(block):
+            known = least <= most
+            lowest.append(least if known else None)
+            highest.append(most if known else None)
+            nonfinite.append(count)
+    return lowest, highest, nonfinite
 
 
 def _blocks(vectors: Iterable[Vector | None]) -> Iterator[list[Vector | None]]:
@@ -80,15 +81,27 @@ def _blocks(vectors: Iterable[Vector | None]) -> Iterator[list[Vector | None]]:
     yield block
 
 
-def _extremes(vectors: list[Vector]) -> Iterator[Extremes]:
-    flat = np.concatenate(vectors)
-    starts = np.cumsum([0, *(vector.size for vector in vectors[:-1])])
+def _extremes(vectors: list[Vector | None]) -> Iterator[tuple[float, float, int]]:
+    """Of each vector; where it has no finite entry, the first is larger than the second."""
+    ends = np.cumsum([0 if vector is None else vector.size for vector in vectors])
+    flat = np.concatenate([_EMPTY, *(vector for vector in vectors if vector is not None)])
     finite = np.isfinite(flat)
-    low = np.minimum.reduceat(np.where(finite, flat, np.inf), starts).tolist()
-    high = np.maximum.reduceat(np.where(finite, flat, -np.inf), starts).tolist()
-    nonfinite = np.add.reduceat(~finite, starts, dtype=np.int64).tolist()
-    for least, most, count in zip(low, high, nonfinite, strict=True):
-        yield Extremes(least, most, count) if least <= most else Extremes(None, None, count)
+    starts = np.append(0, ends)[:-1]
+    return zip(
+        _folded(np.minimum, np.where(finite, flat, np.inf), starts, ends, np.inf),
+        _folded(np.maximum, np.where(finite, flat, -np.inf), starts, ends, -np.inf),
+        _folded(np.add, (~finite).astype(np.int64), starts, ends, 0),
+        strict=True,
+    )
+
+
+def _folded(function: np.ufunc, flat: Vector, starts: Vector, ends: Vector, nothing: float) -> list[Any]:
+    """The entries from each start to its end taken together."""
+    folded = np.full(len(starts), nothing, flat.dtype)
+    some = ends > starts
+    if some.any():
+        folded[some] = function.reduceat(flat, starts[some])
+    return folded.tolist()
 
 
 def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extremes: bool) -> StatsLayer:
@@ -96,7 +109,7 @@ def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extre
     channels = _channels(layer, found, extremes=extremes)
     return StatsLayer(
         **_settings(layer),
-        nonfinite_state=sum(found.nonfinite for found in extremes_of(getattr(layer, name) for name in STATE)),
+        nonfinite_state=sum(extremes_of(getattr(layer, name) for name in STATE)[2]),
         count=int((found.count + found.nonfinite).max(initial=0)),
         num_images=int(found.images.max(initial=0)),
         calls=calls,
@@ -110,7 +123,7 @@ def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extre
 
 
 def _settings(layer: BatchNormLayer) -> dict[str, Any]:
-    return {name: getattr(layer, name) for name in _SETTINGS}
+    return dict(zip(_SETTINGS, _settings_of(layer), strict=True))
 
 
 def _channels(layer: BatchNormLayer, found: Moments, *, extremes: bool) -> Channels:

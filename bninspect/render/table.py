@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from bninspect._collector import without_collections
 from bninspect.render._view import Column, Table, View, view
 from bninspect.text import printable
 
@@ -20,6 +21,7 @@ _MANY = 1000  # rows, above which a table is laid out here: rich takes a minute 
 _LONG = 50_000  # characters of a text that rich need not look at
 
 
+@without_collections()
 def render(report: Report, *, color: bool, width: int | None) -> str:
     """A report as text; ``width`` is a terminal's, or ``None`` for text at its natural width, in ASCII."""
     from rich.console import Console
