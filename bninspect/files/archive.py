@@ -269,12 +269,21 @@ def whole(file: Opened, record: Record, ahead: int = 0) -> bytes:
     Raises:
         Refused: a bit of it has changed since, or it inflates to more than it says.
     """
+    raw = file.read(record.start, record.size, ahead) if record.packed < 0 else _inflated(file, record)
+    refuse_damage(raw, record)
+    return raw
+
+
+def refuse_damage(raw: bytes | memoryview, record: Record) -> None:
+    """Hold a record's bytes against its checksum, if it has one.
+
+    Raises:
+        Refused: a bit of it has changed since.
+    """
     import zlib
 
-    raw = file.read(record.start, record.size, ahead) if record.packed < 0 else _inflated(file, record)
     if record.crc >= 0 and zlib.crc32(raw) != record.crc:
         raise Refused("a record does not match its checksum: the file is damaged")
-    return raw
 
 
 def _inflated(file: Opened, record: Record) -> bytes:

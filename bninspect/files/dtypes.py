@@ -68,15 +68,15 @@ def stored(name: str, big_endian: bool) -> np.dtype[np.generic]:  # noqa: FBT001
     return np.dtype((">" if big_endian else "<") + _NUMPY[name])
 
 
-def decoded(raw: npt.NDArray[np.generic], name: str) -> Vector:
-    """The elements in this machine's byte order, as the numpy type that holds them exactly; always a copy."""
+def decoded(raw: npt.NDArray[np.generic], name: str, *, copy: bool = True) -> Vector:
+    """The elements in this machine's byte order, as the numpy type that holds them exactly; by default a copy."""
     if name == "bfloat16":
         widened: Vector = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return widened
     if name.startswith("float8"):
         looked_up: Vector = _eights(name)[raw.astype(np.intp)]
         return looked_up
-    return np.array(raw, raw.dtype.newbyteorder("="))
+    return np.array(raw, raw.dtype.newbyteorder("="), copy=copy or None)
 
 
 @cache

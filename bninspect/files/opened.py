@@ -62,6 +62,23 @@ class Opened:
             self._window, self._window_start = fetched, start
         return fetched[:count]
 
+    def fill(self, start: int, buffer: memoryview) -> None:
+        """Read as many bytes from ``start`` as ``buffer`` is long into it: what is long is not held twice.
+
+        Raises:
+            Refused: as for :meth:`read`.
+        """
+        if start < 0 or start + len(buffer) > self.size:
+            raise Refused("it points beyond its own end")
+        try:
+            os.lseek(self.handle, self._origin + start, os.SEEK_SET)
+            while buffer and (count := os.readv(self.handle, [buffer])):
+                buffer = buffer[count:]
+        except OSError as error:
+            raise Refused(_reason(error)) from error
+        if buffer:
+            raise Refused("it was cut short while it was read")
+
     def within(self, start: int, size: int) -> Opened:
         """A run of its bytes as a file of its own."""
         return Opened(self.handle, size, self._origin + start)

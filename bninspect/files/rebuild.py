@@ -34,6 +34,7 @@ _ODD = {
     "_rebuild_device_tensor_from_cpu_tensor": "a tensor stored for another device",
 }
 _NESTED_SUBCLASSES = 4
+_NEIGHBOURS = (1,)
 _KEY_DIGITS = 18
 
 
@@ -120,6 +121,13 @@ def _of_part(func: Global, part: Part, args: tuple[Any, ...]) -> object:
 def reach(tensor: Tensor) -> int:
     """How far the last element of a tensor lies behind its first."""
     return sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor whose elements follow each other."""
+    if len(shape) < 2:
+        return _NEIGHBOURS[: len(shape)]
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _of_subclass(args: tuple[Any, ...]) -> object:

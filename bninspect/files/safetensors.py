@@ -13,6 +13,7 @@ import numpy as np
 from bninspect.files import limits
 from bninspect.files.dtypes import SIZES
 from bninspect.files.nodes import Refused, Storage, Tensor
+from bninspect.files.rebuild import contiguous
 from bninspect.files.values import PlainStorages
 from bninspect.text import printable
 
@@ -44,7 +45,6 @@ _DTYPES = {
 }
 _SMALLER_THAN_A_BYTE = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 _LENGTH = 8
-_NEIGHBOURS = (1,)
 _MOST = 1 << 62
 _FIELDS = (b"dtype", b"shape", b"data_offsets")
 
@@ -89,13 +89,7 @@ def _tensor(name: str, entry: _Entry) -> Tensor:
     if count * _bits(entry.dtype) != (end - begin) * 8:
         raise Refused(f"its header says otherwise about the size of '{printable(name, 60)}' than its shape does")
     dtype = _DTYPES.get(entry.dtype, entry.dtype)
-    return Tensor(Storage(dtype, begin, count), dtype, 0, entry.shape, _contiguous(entry.shape))
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) < 2:
-        return _NEIGHBOURS[: len(shape)]
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return Tensor(Storage(dtype, begin, count), dtype, 0, entry.shape, contiguous(entry.shape))
 
 
 def header_size(file: Opened) -> int:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bninspect.files import limits
-from bninspect.files.archive import Records, whole
+from bninspect.files.archive import Records, refuse_damage, whole
 from bninspect.files.dtypes import SIZES, decoded, stored, width
 from bninspect.files.nodes import Refused, Storage, Tensor
-from bninspect.files.rebuild import reach
+from bninspect.files.rebuild import contiguous, reach
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +148,9 @@ class _Values:
         """Read the record of these tensors."""
         for index in group:
             _refuse_outside(self.tensors[index], record)
-        if record.size <= limits.WHOLE_RECORD or any(len(self.tensors[index].shape) > 1 for index in group):
+        if len(group) == 1 and _is_all_of(self.tensors[group[0]], record):
+            self._fill(record, group[0])
+        elif record.size <= limits.WHOLE_RECORD or any(len(self.tensors[index].shape) > 1 for index in group):
             self._cut_whole(whole(self.container.file, record, _AHEAD), group)
         else:
             self._cut_parts(record, group)
@@ -164,6 +166,15 @@ class _Values:
                 begin, end = end, end + length
                 self._values[index] = together[begin:end]
         return self._values
+
+    def _fill(self, record: Record, index: int) -> None:
+        """Read a long tensor to where it stays."""
+        tensor = self.tensors[index]
+        flat = np.empty(_length(tensor), stored(tensor.dtype, self.container.big_endian))
+        buffer = flat.view(np.uint8).data
+        self.container.file.fill(record.start, buffer)
+        refuse_damage(buffer, record)
+        self._values[index] = decoded(flat, tensor.dtype, copy=False).reshape(tensor.shape)
 
     def _cut_whole(self, raw: bytes, group: list[int]) -> None:
         for index in group:
@@ -190,6 +201,12 @@ class _Values:
             tensor = self.tensors[index]
             part = _in_parts(file, record, tensor, big_endian=self.container.big_endian)
             self._values[index] = decoded(part, tensor.dtype)
+
+
+def _is_all_of(tensor: Tensor, record: Record) -> bool:
+    """Whether the record is nothing but this tensor, in its own order, and long."""
+    size = _length(tensor) * SIZES[tensor.dtype]
+    return record.packed < 0 and size == record.size > _PIECE and tensor.strides == contiguous(tensor.shape)
 
 
 def _refuse_outside(tensor: Tensor, record: Record) -> None:
