@@ -14,6 +14,8 @@ def printable(text: str, limit: int = 200) -> str:
         text: any string, a layer's or a file's name.
         limit: longer results are cut in the middle, which is shown by an ellipsis.
     """
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     if len(text) > 4 * limit:
         text = text[: 2 * limit] + "…" + text[-2 * limit :]
     if not text.isascii() or not text.isprintable():

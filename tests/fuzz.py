@@ -19,13 +19,17 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostile import build, containers
+import numpy as np
+from hostile import arrays, build, containers
 
+from bninspect.batches import BatchOptions, tensors
 from bninspect.errors import SourceError
 from bninspect.models._files import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Files = list[tuple[bytes, Callable[[bytes, random.Random], bytes]]]
 
 SECONDS = 4
 NUMBERS = [0, 1, 2, 127, 128, 255, 256, 0x7FFF, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 62, (1 << 64) - 1]
@@ -66,14 +70,26 @@ def mutated(raw: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
+def _parts(raw: bytes) -> list[tuple[str, bytes]]:
+    source = zipfile.ZipFile(io.BytesIO(raw))
+    return [(name, source.read(name)) for name in source.namelist()]
+
+
 def in_zip(raw: bytes, rng: random.Random) -> bytes:
     """A zip file of which one record, not a tensor's, is mutated and all checksums are right."""
-    source = zipfile.ZipFile(io.BytesIO(raw))
-    parts = [(name, source.read(name)) for name in source.namelist()]
+    parts = _parts(raw)
     chosen = rng.choice(
-        [name for name, data in parts if name.endswith((".pkl", ".json", "byteorder")) or len(data) < 40]
+        [name for name, data in parts if name.endswith((".pkl", ".pt", ".json", "byteorder")) or len(data) < 40]
     )
     return build.archive([(name, mutated(data, rng) if name == chosen else data) for name, data in parts])
+
+
+def in_array(raw: bytes, rng: random.Random) -> bytes:
+    """An ``.npz`` file of which one record is mutated and all checksums are right; at times it is compressed."""
+    parts = _parts(raw)
+    chosen = rng.choice([name for name, _ in parts])
+    deflate = tuple(name for name, _ in parts if rng.random() < 0.5)
+    return build.archive([(n, mutated(data, rng) if n == chosen else data) for n, data in parts], deflate)
 
 
 def in_header(raw: bytes, rng: random.Random) -> bytes:
@@ -82,8 +98,50 @@ def in_header(raw: bytes, rng: random.Random) -> bytes:
     return build.safetensors(mutated(raw[8 : 8 + size], rng), raw[8 + size :])
 
 
-def seeds() -> dict[str, list[tuple[bytes, Callable[[bytes, random.Random], bytes]]]]:
+def saved(made: object, *, zipped: bool = True) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(made, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+def as_model(path: str) -> object:
+    return read(path)
+
+
+def as_batch(path: str) -> object:
+    return tensors.load(path, BatchOptions())
+
+
+def seeds() -> dict[str, tuple[Callable[[str], object], Files]]:
     """Honest files by reader, each with a way to mutate it below its outermost layer."""
+    return {reader: (as_model, files) for reader, files in models().items()} | {
+        reader: (as_batch, files) for reader, files in batches().items()
+    }
+
+
+def batches() -> dict[str, Files]:
+    """Of each kind that holds a batch."""
+    import torch
+    from torch.utils.data import TensorDataset
+
+    x = torch.arange(24.0).reshape(2, 3, 2, 2)
+    held = (x, TensorDataset(x), {"image": x.numpy(), "label": x[0, 0]}, [{"x": x.bfloat16()[:, 1:]}, (x, 3)])
+    zipped = io.BytesIO()
+    np.savez(zipped, images=x.numpy(), labels=np.arange(2))
+    header = {"x": {"dtype": "F32", "shape": list(arrays.SHAPE), "data_offsets": [0, 96]}}
+    return {
+        "batch zip": [(saved(one), in_zip) for one in held],
+        "batch legacy": [(saved(one, zipped=False), mutated) for one in held],
+        "batch npy": [(arrays.npy(), mutated)],
+        "batch npz": [(zipped.getvalue(), in_array)],
+        "batch safetensors": [(build.safetensors(header, arrays.DATA), in_header)],
+    }  # fmt: skip
+
+
+def models() -> dict[str, Files]:
+    """Of each kind that holds a model."""
     import torch
     from torch import nn
 
@@ -96,11 +154,6 @@ def seeds() -> dict[str, list[tuple[bytes, Callable[[bytes, random.Random], byte
     }
     halves = {key: value.bfloat16() if value.is_floating_point() else value for key, value in net.state_dict().items()}
 
-    def saved(made: object, *, zipped: bool = True) -> bytes:
-        buffer = io.BytesIO()
-        torch.save(made, buffer, _use_new_zipfile_serialization=zipped)
-        return buffer.getvalue()
-
     script = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -111,7 +164,7 @@ def seeds() -> dict[str, list[tuple[bytes, Callable[[bytes, random.Random], byte
         "zip": [(raw, in_zip) for raw in zips],
         "legacy": [(raw, mutated) for raw in (saved(net.state_dict(), zipped=False), saved(net, zipped=False))],
         "safetensors": [(build.good_safetensors(), in_header), (index, mutated)],
-        "export": [(containers.export(), in_zip)],
+        "export": [(containers.export(), in_zip), (containers.older(), in_zip)],
     }  # fmt: skip
 
 
@@ -132,7 +185,7 @@ def run(count: int, seed: int, folder: Path) -> dict[str, dict[str, int]]:
     signal.signal(signal.SIGALRM, _hang)
     path, tally = folder / "file", {}
     (folder / "shard").write_bytes(build.good_safetensors())
-    for reader, files in seeds().items():
+    for reader, (look, files) in seeds().items():
         rng = random.Random(f"{reader}-{seed}")
         done = tally[reader] = {"read": 0, "refused": 0}
         for _ in range(count):
@@ -140,12 +193,12 @@ def run(count: int, seed: int, folder: Path) -> dict[str, dict[str, int]]:
             path.write_bytes(inner(raw, rng) if rng.random() < 0.6 else mutated(raw, rng))
             signal.alarm(SECONDS)
             try:
-                read(str(path))
+                look(str(path))
                 done["read"] += 1
             except SourceError:
                 done["refused"] += 1
             except BaseException as error:
-                kept = folder / f"{reader}-{type(error).__name__}"
+                kept = folder / f"{reader.replace(' ', '-')}-{type(error).__name__}"
                 path.rename(kept)
                 raise AssertionError(f"{kept}: {type(error).__name__}: {error}") from error
             finally:
@@ -161,7 +214,7 @@ def main() -> None:
     print(f"{count} files per reader, seed {seed}, in {folder}")
     start = time.perf_counter()
     for reader, done in run(count, seed, folder).items():
-        print(f"{reader:12} {done['read']:8} read {done['refused']:8} refused")
+        print(f"{reader:18} {done['read']:8} read {done['refused']:8} refused")
     print(f"{time.perf_counter() - start:.0f} s; nothing crashed, hung or raised an error that is not our own")
 
 

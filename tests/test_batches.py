@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import os
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils.data import TensorDataset
 
 from bninspect import _plugins, batches
 from bninspect.errors import SourceError
 
 X = torch.arange(24.0).reshape(2, 3, 2, 2)
+TYPES = [
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+]  # fmt: skip
 
 
 def load(text, **options):
@@ -40,6 +47,50 @@ def test_pt_files(tmp_path, content, key, element):
     batch = load(path, key=key)
     assert torch.equal(batch.data, X)
     assert (batch.kind, batch.element, batch.num_images, batch.synthetic) == ("pt", element, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "element"),
+    [
+        (TensorDataset(X, torch.ones(2)), None, "0"),
+        (X.numpy(), None, None),
+        (X.numpy().astype(">f8"), None, None),
+        (np.asfortranarray(X.numpy()), None, None),
+        (X.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), None, None),
+        ({"image": X.numpy(), "label": np.int64(3), "loss": np.float32(0.5)}, None, "image"),
+        ({"images": [X, X * 2], "names": ["a", "b"]}, None, "images.0"),
+        ([{"image": X, "label": torch.ones(2)}, {"image": X * 2}], None, "0.image"),
+        ({"train": {"x": X, "y": torch.ones(2)}, "epoch": 3}, None, "train.x"),
+        ({"a": {"b.c": [X * 2, X]}, "d": X * 3}, "a.b.c.1", "a.b.c.1"),
+        ({"a": (torch.ones(2), X), "b": X * 3}, "a", "a.0"),
+        (collections.OrderedDict(x=X, y=torch.ones(2)), None, "x"),
+        (collections.defaultdict(list, x=X), None, "x"),
+        ({0: X, "meta": argparse.Namespace(lr=0.1)}, None, "0"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_a_pt_file_may_hold(tmp_path, content, key, element, zipped):
+    path = tmp_path / "batch.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    batch = load(path, key=key)
+    assert batch.element == element
+    if key == "a":
+        assert torch.equal(batch.data, torch.ones(2))
+    else:
+        torch.testing.assert_close(batch.data, X, rtol=0, atol=0, check_dtype=False)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_every_type_of_element_is_as_it_was_saved(tmp_path, dtype):
+    made = (X - 3).to(dtype)
+    for name, save in (("a", torch.save), ("b", lambda x, path: save_file({"x": x}, path))):
+        if name == "b" and dtype in (torch.float8_e4m3fnuz, torch.float8_e5m2fnuz):
+            continue
+        save(made, tmp_path / name)
+        batch = load(tmp_path / name)
+        assert batch.data.dtype == dtype
+        assert torch.equal(batch.data.view(torch.uint8), made.view(torch.uint8))
 
 
 def test_legacy_streams_and_other_names(tmp_path):
@@ -106,21 +157,21 @@ class Payload:
 def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     canary = tmp_path / "canary"
-    for content in (Payload(canary), {"x": X, "y": Payload(canary)}):
-        with pytest.raises(SourceError, match="runs nothing that is in a file") as refusal:
-            load(write(tmp_path / "batch.pt", content))
-        assert "weights_only" not in str(refusal.value)
+    with pytest.raises(SourceError, match=r"holds an object of posix\.system, and bninspect runs nothing") as refusal:
+        load(write(tmp_path / "batch.pt", Payload(canary)))
+    assert "weights_only" not in str(refusal.value)
+    assert torch.equal(load(write(tmp_path / "batch.pt", {"x": X, "y": Payload(canary)})).data, X)
     assert not canary.exists()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is an empty file"),
+        (b"", "it is empty"),
         (b"hello, this is text", "is no batch that bninspect reads"),
-        (b"PK\x03\x04 and nothing more", "truncated or damaged"),
-        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'", "cannot be read as npy"),
-        (b"\x80\x02}q\x00.", "cannot be read as pt"),
+        (b"PK\x03\x04 and nothing more", "its zip directory is missing"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'", "its array's header is damaged or cut short"),
+        (b"\x80\x02}q\x00.", "it is a pickle, but not one of torch.save"),
         ("text", "holds a str: a tensor was expected"),
         ({"a": 1, "b": "x"}, "holds no tensor"),
         ([], "holds no tensor"),
@@ -150,13 +201,13 @@ def test_missing_keys_folders_and_pipes(tmp_path):
     torch.save({"a": X, "b": X}, tmp_path / "batch.pt")
     with pytest.raises(SourceError, match="holds no tensor 'c': it holds a, b"):
         load(tmp_path / "batch.pt", key="c")
-    with pytest.raises(SourceError, match="No such file"):
+    with pytest.raises(SourceError, match="there is no such file"):
         load(tmp_path / "missing.pt")
     (tmp_path / "folder.pt").mkdir()
-    with pytest.raises(SourceError, match="no regular file"):
+    with pytest.raises(SourceError, match="it is a folder, and only regular files are read"):
         load(tmp_path / "folder.pt")
     os.mkfifo(tmp_path / "pipe.pt")
-    with pytest.raises(SourceError, match="no regular file"):
+    with pytest.raises(SourceError, match="it is a pipe, and only regular files are read"):
         load(tmp_path / "pipe.pt")
     np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object))
     with pytest.raises(SourceError, match="holds Python objects"):

@@ -126,7 +126,7 @@ def test_output_goes_to_a_file_whole_or_not_at_all(run, files):
         (["summary", "nets.py:Breaks", "--input", "3,8,8"], r"KeyError: 'a\x1b[2Jb'"),
         (["summary", "nets.py:model", "--input", "3,8,8", "--model-arg", "x"], "is not of the form name=value"),
         (["stats", "nets.py:model"], "Missing option '--batch'"),
-        (["stats", "nets.py:model", "--batch", "missing.pt"], "No such file"),
+        (["stats", "nets.py:model", "--batch", "missing.pt"], "there is no such file"),
         (["stats", "nets.py:model", "--batch", "batch.pt", "--layer", "x*"], "matches 'x*'"),
         (["stats", "nets.py:model", "--batch", "batch.pt", "--values"], "leave MODEL out"),
         (["stats", "nets.py:model", "--batch", "batch.pt", "--device", "cuda:99"], "give --device cpu"),

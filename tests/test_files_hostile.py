@@ -18,6 +18,7 @@ from bninspect.models import _files
 
 HERE = Path(__file__).parent
 CASES = [name for name, _, _ in corpus.files("canary")]
+BATCHES = [f"as-batch-{name}" for name in (*CASES, *(name for name, _, _ in corpus.batches("canary")))]
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def outcomes(tmp_path_factory):
     path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(HERE / "hostile" / "child.py"), str(folder)],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert not (folder / "canary").exists(), "code in a file was run"
@@ -38,10 +39,11 @@ def outcomes(tmp_path_factory):
 
 def test_the_corpus_is_large():
     assert len(CASES) >= 400
-    assert len(CASES) == len(set(CASES))
+    assert len(BATCHES) >= 500
+    assert len(BATCHES) == len(set(BATCHES))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *BATCHES])
 def test_a_hostile_file_is_read_or_refused(outcomes, name):
     row = outcomes[name]
     assert row["outcome"] in ("read", "refuse"), row
@@ -53,19 +55,21 @@ def test_a_hostile_file_is_read_or_refused(outcomes, name):
         assert len(row["text"]) < 400
         assert "weights_only" not in row["text"]
         assert not [c for c in row["text"] if unicodedata.category(c) in ("Cc", "Cf", "Cs")]
-        assert row["text"].startswith("cannot read '")
+        assert name in BATCHES or row["text"].startswith("cannot read '")
+    elif name in BATCHES:
+        assert row["found"] in ([build.CHANNELS], [2, 3, 2, 2]) or row["expected"] == "either"
     elif row["expected"] == "read" and not name.startswith("name-"):
-        assert row["paths"] == [build.LAYER]
+        assert row["found"] == [build.LAYER]
 
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_hostile_name_is_kept_as_data(outcomes, kind):
-    assert outcomes[f"name-{kind}"]["paths"] == [NAMES[kind]]
+    assert outcomes[f"name-{kind}"]["found"] == [NAMES[kind]]
 
 
 def test_what_is_no_regular_file_is_refused_at_once(outcomes):
-    places = [row for name, row in outcomes.items() if name.startswith("place-")]
-    assert len(places) >= 14
+    places = [row for name, row in outcomes.items() if name.removeprefix("as-batch-").startswith("place-")]
+    assert len(places) >= 28
     for row in places:
         assert row["outcome"] == "refuse" or row["expected"] == "either", row
         assert row["seconds"] < 1

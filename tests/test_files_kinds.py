@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -253,6 +254,34 @@ def test_an_exported_program(path, training):
     assert (layers["1"].kind, layers["2"].affine, layers["3"].track_running_stats) == ("BatchNorm2d", False, False)
     for name, layer in layers.items():
         same_values(layer, made.state_dict(), name)
+
+
+def test_an_exported_program_as_torch_wrote_it_before_2_8(path):
+    from torch._export.serde.serialize import serialize
+
+    made = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=0.5, momentum=0.3), nn.BatchNorm2d(4)).eval()
+    made[1].running_var.add_(torch.arange(4.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        artifact = serialize(torch.export.export(made, (torch.zeros(2, 3, 5, 5),)))
+    major, minor = torch._export.serde.schema.SCHEMA_VERSION
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("version", f"{major}.{minor}")
+        file.writestr("serialized_exported_program.json", artifact.exported_program)
+        file.writestr("serialized_state_dict.pt", artifact.state_dict)
+        file.writestr("serialized_constants.pt", artifact.constants)
+        file.writestr("serialized_example_inputs.pt", artifact.example_inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = torch.export.load(path).state_dict  # torch itself still reads such files
+    stored = read(path)
+    assert (stored.kind, stored.evidence) == ("torch.export archive", "graph")
+    assert sorted(paths(stored)) == ["1", "2"]
+    layers = {layer.path: layer for layer in stored.layers}
+    assert (layers["1"].eps, layers["1"].momentum, layers["1"].training) == (0.5, 0.3, False)
+    assert (layers["1"].kind, layers["2"].eps) == ("BatchNorm2d", 1e-5)
+    for name, layer in layers.items():
+        same_values(layer, expected, name)
 
 
 def test_the_extension_does_not_matter(net, tmp_path):

@@ -1,10 +1,12 @@
 """``summary FILE`` and ``stats FILE``: a file's stored layers through the whole command line, without torch."""
 
+import collections
 import json
 import os
 import subprocess
 import sys
 import unicodedata
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -97,6 +99,26 @@ def test_a_hostile_name_is_shown_as_text(tmp_path, capsys, command, fmt, kind):
     elif fmt == "csv":
         assert len(out.splitlines()) == 2
         assert not [cell for cell in out.splitlines()[1].split(",") if cell[:1] in ("=", "@", "+")]
+
+
+@pytest.mark.parametrize(("command", "fmt"), [("summary", "ordereddict"), ("check", "github"), ("check", "junit")])
+def test_formats_for_programs_show_hostile_names_as_text(tmp_path, capsys, command, fmt):
+    layers = {k: v for name in NAMES.values() if len(name) < 1000 for k, v in build.layer(name).items()}
+    broken = [*build.floats()[:3], np.full(build.CHANNELS, -1, "<f4").tobytes()]  # a negative variance in each
+    path = tmp_path / "net.pt"
+    path.write_bytes(build.checkpoint(build.finished(build.mapping(layers)), broken))
+    code, out, _ = printed(capsys, command, str(path), "--format", fmt)
+    assert code == (1 if command == "check" else 0)
+    assert not [c for c in out if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\n"]
+    if fmt == "github":
+        assert all(
+            line.startswith(("::error ", "::warning ", "::notice ")) for line in out.splitlines() if "::" in line[:3]
+        )
+        assert not [line for line in out.splitlines() if line.startswith("::error file=x")]  # a name forged this one
+    elif fmt == "junit":
+        assert len(ET.fromstring(out).findall(".//testcase")) > 0
+    else:
+        assert len(eval(out, {"OrderedDict": collections.OrderedDict})) == len(layers) // 4
 
 
 @pytest.mark.parametrize(

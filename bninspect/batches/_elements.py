@@ -8,51 +8,93 @@ from bninspect.errors import SourceError
 from bninspect.text import printable
 
 _INPUT_NAMES = ("image", "images", "pixel_values", "x", "input", "inputs")
+_DEPTH = 20
 
 
 def pick(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
-    """The input among what a file or one step of a loader holds: its name within it, and the tensor.
+    """The input among what one step of a loader holds: its name within it, and the tensor.
 
     Raises:
         SourceError: there is no tensor in it, or several of which ``key`` names none.
     """
-    from torch import Tensor
+    import torch
 
-    if isinstance(content, Tensor):
+    name, tensor = choose(content, key, shown)
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        raise SourceError(f"the batch {shown} is a sparse, nested or quantized tensor: save a dense one")
+    return name, tensor.detach()
+
+
+def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
+    """The input among nested dicts, lists and tuples of tensors, and its name: ``images.0`` is the first of ``images``.
+
+    A tensor is whatever has torch's ``is_floating_point()`` and ``dim()``.
+
+    Args:
+        content: what a file or one step of a loader holds.
+        key: the name of the input or of a container of it; ``None``: the first of a list or tuple, of a dict its only
+            tensor, its only float tensor of three dimensions or more, or the first that is named as inputs are.
+        shown: the batch's name, for errors.
+
+    Raises:
+        SourceError: there is no tensor, or several of which ``key`` names none.
+    """
+    if _is_tensor(content):
         if key is not None:
             raise SourceError(f"--batch-key {printable(key)} was given, and {shown} holds a single tensor")
-        return None, _dense(content, shown)
-    if isinstance(content, dict):
-        elements = {str(name): value for name, value in content.items()}
-    elif isinstance(content, (list, tuple)):
-        elements = {str(index): value for index, value in enumerate(content)}
-    else:
+        return None, content
+    if not _is_container(content):
         raise SourceError(f"the batch {shown} holds a {type(content).__name__}: a tensor was expected")
-    tensors = {name: value for name, value in elements.items() if isinstance(value, Tensor)}
-    name = _choose(tensors, key, shown, ordered=not isinstance(content, dict))
-    return name, _dense(tensors[name], shown)
+    path = [] if key is None else _named(content, key, shown)
+    for name in path:
+        content = _parts(content)[name]
+    while not _is_tensor(content):
+        if len(path) > _DEPTH:
+            raise SourceError(f"the batch {shown} is nested deeper than {_DEPTH} containers")
+        name = _next(content, shown)
+        path.append(name)
+        content = _parts(content)[name]
+    return ".".join(path), content
 
 
-def _choose(tensors: dict[str, Any], key: str | None, shown: str, *, ordered: bool) -> str:
-    known = ", ".join(printable(name, 40) for name in list(tensors)[:8]) or "none"
-    if key is not None:
-        if key not in tensors:
-            raise SourceError(f"{shown} holds no tensor {printable(key)!r}: it holds {known}")
-        return key
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "is_floating_point") and hasattr(value, "dim")
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple))
+
+
+def _parts(content: Any) -> dict[str, Any]:
+    """The tensors and containers in a container, by name."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    return {str(name): part for name, part in items if _is_tensor(part) or (_is_container(part) and part)}
+
+
+def _named(content: Any, key: str, shown: str) -> list[str]:
+    """``key`` as the names that lead to it: a name may have dots itself."""
+    parts = _parts(content)
+    if key in parts:
+        return [key]
+    for name, part in parts.items():
+        if key.startswith(f"{name}.") and _is_container(part):
+            return [name, *_named(part, key[len(name) + 1 :], shown)]
+    raise SourceError(f"{shown} holds no tensor {printable(key)!r}: it holds {_list(parts)}")
+
+
+def _next(content: Any, shown: str) -> str:
+    parts = _parts(content)
+    tensors = {name: part for name, part in parts.items() if _is_tensor(part)} or parts
     if not tensors:
         raise SourceError(f"the batch {shown} holds no tensor")
-    if ordered or len(tensors) == 1:
+    if not isinstance(content, dict) or len(tensors) == 1:
         return next(iter(tensors))
-    images = [name for name, value in tensors.items() if value.is_floating_point() and value.dim() >= 3]
+    images = [n for n, part in tensors.items() if _is_tensor(part) and part.is_floating_point() and part.dim() >= 3]
     named = [name for name in _INPUT_NAMES if name in tensors]
     if len(images) == 1 or named:
         return images[0] if len(images) == 1 else named[0]
-    raise SourceError(f"{shown} holds several tensors: say which is the input by --batch-key, one of {known}")
+    raise SourceError(f"{shown} holds several tensors: say which is the input by --batch-key, one of {_list(tensors)}")
 
 
-def _dense(tensor: Any, shown: str) -> Any:
-    import torch
-
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-        raise SourceError(f"the batch {shown} is a sparse, nested or quantized tensor: save a dense one")
-    return tensor.detach()
+def _list(parts: dict[str, Any]) -> str:
+    return ", ".join(printable(name, 40) for name in list(parts)[:8]) or "none"

@@ -1,21 +1,27 @@
-"""A batch in a file: ``.pt``, ``.npy``, ``.npz`` or ``.safetensors``, known by its content; nothing in it is run."""
+"""A batch in a file: ``.pt``, ``.npy``, ``.npz`` or ``.safetensors``, known by its content; nothing in it is run.
+
+Files go through the reader that models go through; only the element that is the input is read.
+"""
 
 from __future__ import annotations
 
-import stat
-import zipfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from bninspect.batches import Batch, BatchOptions
-from bninspect.batches._elements import pick
+from bninspect.batches._elements import choose
 from bninspect.errors import SourceError
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from torch import Tensor
+
+    from bninspect.files.archive import Archive
+    from bninspect.files.arrays import Held
+    from bninspect.files.opened import Opened
 
 SCHEME = "file"
+_HEAD = 16
 
 
 def accepts(text: str) -> bool:
@@ -24,97 +30,76 @@ def accepts(text: str) -> bool:
 
 
 def load(value: str, options: BatchOptions) -> Batch:
-    """The tensor in a file, or the element of its dict, list or tuple that ``--batch-key`` names.
+    """The tensor in a file, or the element of its dict, list, tuple or TensorDataset that is the input.
 
     Raises:
         SourceError: the file is missing, unreadable, of another format, or holds no tensor.
     """
-    shown = printable(value)
-    with _open(Path(value), shown) as file:
-        kind, read = _format(file, shown)
-        file.seek(0)
-        try:
-            content = read(file)
-        except SourceError:
-            raise
-        except Exception as error:
-            raise SourceError(_refusal(shown, kind, error)) from error
-    element, tensor = pick(content, options.key, shown)
+    from bninspect.files import reading
+
+    with reading(value) as open_file:
+        kind, content = _content(open_file(value))
+        element, held = choose(_understood(content, printable(value)), options.key, printable(value))
+        tensor = _tensor(held)
     return Batch(name=value, kind=kind, data=tensor, element=element, num_images=len(tensor) if tensor.dim() else None)
 
 
-def _open(path: Path, shown: str) -> IO[bytes]:
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise SourceError(f"{shown} is no regular file: give a file that holds a batch")
-        return path.open("rb")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"the batch {shown} cannot be read: {reason}") from error
+def _content(file: Opened) -> tuple[str, Any]:
+    """The kind of the file, and what it holds, its tensors yet to be read."""
+    from bninspect.files.archive import Archive
+    from bninspect.files.arrays import NPY_MAGIC, read_npy
+    from bninspect.files.nodes import Refused
+    from bninspect.files.plain import held, plain
+    from bninspect.files.safetensors import read_safetensors
+    from bninspect.files.saved import LEGACY_MAGIC, read_legacy
 
-
-def _format(file: IO[bytes], shown: str) -> tuple[str, Callable[[IO[bytes]], Any]]:
-    head = file.read(16)
+    head = file.read(0, min(file.size, _HEAD))
     if not head:
-        raise SourceError(f"the batch {shown} is an empty file")
-    if head.startswith(b"\x93NUMPY"):
-        return "npy", _numpy
+        raise Refused("it is empty")
+    if head.startswith(NPY_MAGIC):
+        return "npy", read_npy(file)
     if head.startswith(b"PK"):
-        return ("npz", _numpy) if _is_npz(file) else ("pt", _torch)
+        return _zipped(Archive(file))
+    if head.startswith(LEGACY_MAGIC):
+        container, top = read_legacy(file)
+        return "pt", plain(top, container)
     if head[8:9] == b"{":
-        return "safetensors", _safetensors
+        storages, tensors = read_safetensors(file)
+        return "safetensors", {name: held(tensor, storages) for name, tensor in tensors.items()}
     if head[:1] == b"\x80":
-        return "pt", _torch
-    raise SourceError(f"{shown} is no batch that bninspect reads: give .pt, .npy, .npz or .safetensors")
+        raise Refused("it is a pickle, but not one of torch.save: save the batch by torch.save(batch, path)")
+    raise Refused("it is no batch that bninspect reads: give .pt, .npy, .npz or .safetensors")
 
 
-def _is_npz(file: IO[bytes]) -> bool:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return all(name.endswith(".npy") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
+def _zipped(archive: Archive) -> tuple[str, Any]:
+    from bninspect.files.arrays import read_npz
+    from bninspect.files.nodes import Refused
+    from bninspect.files.plain import plain
+    from bninspect.files.saved import read_zip
+
+    if archive.names and all(name.endswith(b".npy") for name in archive.names):
+        return "npz", read_npz(archive)
+    pickles = [name for name in archive.names if name.endswith(b"/data.pkl") and name.count(b"/") == 1]
+    if len(pickles) != 1:
+        raise Refused("it is a zip file, but holds neither a tensor of torch.save nor numpy's arrays")
+    container, top = read_zip(archive, pickles[0][: -len(b"data.pkl")])
+    return "pt", plain(top, container)
 
 
-def _torch(file: IO[bytes]) -> Any:
-    import warnings
+def _understood(content: Any, shown: str) -> Any:
+    from bninspect.files.plain import Foreign
 
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
-
-
-def _numpy(file: IO[bytes]) -> Any:
-    import numpy as np
-    import torch
-
-    def tensor(array: Any) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
-
-    content = np.load(file, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return tensor(content)
-    return {name: tensor(content[name]) for name in content.files}
-
-
-def _safetensors(file: IO[bytes]) -> Any:
-    from safetensors.torch import load
-
-    return load(file.read())
-
-
-def _refusal(shown: str, kind: str, error: Exception) -> str:
-    """Our own words: torch's would suggest to run the file's code."""
-    import pickle
-
-    if kind == "pt" and isinstance(error, pickle.UnpicklingError):
-        return (
-            f"the batch {shown} holds more than tensors, and bninspect runs nothing that is in a file: "
-            "save the tensor alone, torch.save(batch, path)"
+    if isinstance(content, Foreign):
+        raise SourceError(
+            f"the batch {shown} holds an object of {printable(content.name, 60)}, and bninspect runs nothing that is "
+            "in a file: save the tensor alone, torch.save(batch, path)"
         )
-    if kind.startswith("np") and "pickle" in str(error):
-        return f"the batch {shown} holds Python objects, which are not loaded: save a numeric array"
-    return f"the batch {shown} cannot be read as {kind}: it is truncated or damaged ({type(error).__name__})"
+    return content
+
+
+def _tensor(held: Held) -> Tensor:
+    """The values as torch has them: numpy has no bfloat16 and no float8, which come as float32."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, held.dtype, torch.float32)
+    return torch.from_numpy(held.values()).to(dtype)

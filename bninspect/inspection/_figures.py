@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from bninspect.report import Channels, StatsLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -19,19 +20,88 @@ if TYPE_CHECKING:
 
     Float64 = npt.NDArray[np.float64]
 
+STATE = ("weight", "bias", "running_mean", "running_var")
+_STORED = (*STATE, "scale")
+_LOWEST = tuple(f"{name}_min" for name in _STORED)
+_HIGHEST = tuple(f"{name}_max" for name in _STORED)
+_SETTINGS = (
+    "path", "kind", "num_features", "eps", "momentum", "affine", "track_running_stats", "training",
+    "num_batches_tracked",
+)  # fmt: skip
+_settings_of = attrgetter(*_SETTINGS)
+_EMPTY = np.empty(0, np.float16)
+_BLOCK = 1 << 20  # entries, so that what is made on the way stays small
 DEAD = 1e-3  # an output that moves less than this is called dead
 
 
-def stored(layer: BatchNormLayer) -> StatsLayer:
-    """What is known of a layer without a batch: its stored values and their ranges."""
-    channels = Channels(
-        weight=layer.weight,
-        bias=layer.bias,
-        running_mean=layer.running_mean,
-        running_var=layer.running_var,
-        scale=_scale(layer),
+def stored(layers: Sequence[BatchNormLayer]) -> tuple[StatsLayer, ...]:
+    """What is known of layers without a batch: their stored values and the ranges of these."""
+    scales = [_scale(layer) for layer in layers]
+    columns = [*([getattr(layer, name) for layer in layers] for name in STATE), scales]
+    lowest, highest, nonfinite = zip(*map(extremes_of, columns), strict=True)
+    rows = zip(layers, *(zip(*each, strict=True) for each in (columns, lowest, highest, nonfinite[:-1])), strict=True)
+    return tuple(
+        StatsLayer(
+            **_settings(layer),
+            nonfinite_state=sum(counts),
+            channels=Channels(**dict(zip(_STORED, vectors, strict=True))),
+            **dict(zip(_LOWEST, low, strict=True)),
+            **dict(zip(_HIGHEST, high, strict=True)),
+        )
+        for layer, vectors, low, high, counts in rows
     )
-    return StatsLayer(**_settings(layer), channels=channels, **_ranges(channels))
+
+
+def extremes_of(vectors: Iterable[Vector | None]) -> tuple[list[float | None], list[float | None], list[int]]:
+    """Smallest and largest finite entry of each vector, and how many are not finite; of no vector, none.
+
+    Many short ones are looked at in one step.
+    """
+    lowest: list[float | None] = []
+    highest: list[float | None] = []
+    nonfinite: list[int] = []
+    for block in _blocks(vectors):
+        for least, most, count in _extremes(block):
+            known = least <= most
+            lowest.append(least if known else None)
+            highest.append(most if known else None)
+            nonfinite.append(count)
+    return lowest, highest, nonfinite
+
+
+def _blocks(vectors: Iterable[Vector | None]) -> Iterator[list[Vector | None]]:
+    block: list[Vector | None] = []
+    size = 0
+    for vector in vectors:
+        block.append(vector)
+        size += 1 if vector is None else 1 + vector.size
+        if size >= _BLOCK:
+            yield block
+            block, size = [], 0
+    yield block
+
+
+def _extremes(vectors: list[Vector | None]) -> Iterator[tuple[float, float, int]]:
+    """Of each vector; where it has no finite entry, the first is larger than the second."""
+    ends = np.cumsum([0 if vector is None else vector.size for vector in vectors])
+    flat = np.concatenate([_EMPTY, *(vector for vector in vectors if vector is not None)])
+    finite = np.isfinite(flat)
+    starts = np.append(0, ends)[:-1]
+    return zip(
+        _folded(np.minimum, np.where(finite, flat, np.inf), starts, ends, np.inf),
+        _folded(np.maximum, np.where(finite, flat, -np.inf), starts, ends, -np.inf),
+        _folded(np.add, (~finite).astype(np.int64), starts, ends, 0),
+        strict=True,
+    )
+
+
+def _folded(function: np.ufunc, flat: Vector, starts: Vector, ends: Vector, nothing: float) -> list[Any]:
+    """The entries from each start to its end taken together."""
+    folded = np.full(len(starts), nothing, flat.dtype)
+    some = ends > starts
+    if some.any():
+        folded[some] = function.reduceat(flat, starts[some])
+    return folded.tolist()
 
 
 def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extremes: bool) -> StatsLayer:
@@ -39,6 +109,7 @@ def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extre
     channels = _channels(layer, found, extremes=extremes)
     return StatsLayer(
         **_settings(layer),
+        nonfinite_state=sum(extremes_of(getattr(layer, name) for name in STATE)[2]),
         count=int((found.count + found.nonfinite).max(initial=0)),
         num_images=int(found.images.max(initial=0)),
         calls=calls,
@@ -52,13 +123,7 @@ def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extre
 
 
 def _settings(layer: BatchNormLayer) -> dict[str, Any]:
-    state = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
-    names = ("path", "kind", "num_features", "eps", "momentum", "affine", "track_running_stats", "training")
-    return {
-        **{name: getattr(layer, name) for name in names},
-        "num_batches_tracked": layer.num_batches_tracked,
-        "nonfinite_state": sum(int((~np.isfinite(vector)).sum()) for vector in state if vector is not None),
-    }
+    return dict(zip(_SETTINGS, _settings_of(layer), strict=True))
 
 
 def _channels(layer: BatchNormLayer, found: Moments, *, extremes: bool) -> Channels:

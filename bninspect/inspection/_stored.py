@@ -6,6 +6,7 @@ import platform
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from bninspect._collector import without_collections
 from bninspect.errors import InputError
 from bninspect.inspection import _figures as figures
 from bninspect.report import Source, StatsReport, SummaryLayer, SummaryReport, SummaryTotals, Tool
@@ -37,6 +38,7 @@ def summary(layers: Sequence[BatchNormLayer], source: Source, notes: Sequence[st
     )
 
 
+@without_collections()
 def stats(
     layers: Sequence[BatchNormLayer], source: Source, notes: Sequence[str] = (), *, layer: str | None = None
 ) -> StatsReport:
@@ -55,7 +57,7 @@ def stats(
     if layer is not None and not chosen:
         shown = ", ".join(one.path for one in layers[:4]) or "none at all"
         raise InputError(f"no BatchNorm layer of {source.model} matches {layer!r}: its layers are named {shown} ...")
-    return StatsReport(tool=_tool(), source=source, layers=tuple(map(figures.stored, chosen)), notes=tuple(notes))
+    return StatsReport(tool=_tool(), source=source, layers=figures.stored(chosen), notes=tuple(notes))
 
 
 def _tool() -> Tool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from bninspect.report import Tool
+
+
+_LONGEST = 1e6  # a whole number that is larger is rounded like any other
 
 
 class Column(NamedTuple):
@@ -57,7 +59,7 @@ def number(value: float | None) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e6):
+    if isinstance(value, int) or (value.is_integer() and abs(value) < _LONGEST):
         return f"{int(value):,}"
     return f"{value:.4g}"
 
@@ -66,7 +68,8 @@ def span(low: float | None, high: float | None) -> str:
     """A range over channels, or its single value."""
     if low is None or high is None:
         return "-"
-    return number(low) if number(low) == number(high) else f"{number(low)} .. {number(high)}"
+    least, most = number(low), number(high)
+    return least if least == most else f"{least} .. {most}"
 
 
 def shape(value: Any) -> str:

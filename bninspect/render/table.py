@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from bninspect._collector import without_collections
 from bninspect.render._view import Column, Table, View, view
 from bninspect.text import printable
 
@@ -22,6 +23,7 @@ _STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 _LONG = 50_000  # characters of a text that rich need not look at
 
 
+@without_collections()
 def render(report: Report, *, color: bool, width: int | None) -> str:
     """A report as text; ``width`` is a terminal's, or ``None`` for text at its natural width, in ASCII."""
     from rich.console import Console
@@ -54,7 +56,7 @@ def parts(shown: View, width: int | None) -> list[RenderableType]:
 
     pieces: list[RenderableType] = [Text(printable(shown.title), style="bold")]
     pieces += [Text(printable(line, 1000), style="dim") for line in shown.above]
-    for table in shown.tables:
+    for table in map(_printable, shown.tables):
         kept, hidden = _fit(table, width)
         pieces += [Text(), _long(table, kept) if len(table.rows) > _MANY else _table(table, kept, width)]
         if hidden:
@@ -67,11 +69,14 @@ def parts(shown: View, width: int | None) -> list[RenderableType]:
     return [*pieces, *(Text(printable(line, 1000)) for line in shown.below)]
 
 
+def _printable(table: Table) -> Table:
+    return table._replace(rows=tuple(tuple(map(printable, row)) for row in table.rows))
+
+
 def _fit(table: Table, width: int | None) -> tuple[list[int], list[Column]]:
     """The columns that fit side by side, the least important left out first."""
     widths = [
-        max(len(column.head), *(len(printable(row[index])) for row in table.rows))
-        for index, column in enumerate(table.columns)
+        max(len(column.head), *(len(row[index]) for row in table.rows)) for index, column in enumerate(table.columns)
     ]
     kept = list(range(len(table.columns)))
     order = sorted(kept, key=lambda index: (table.columns[index].priority, index), reverse=True)
@@ -96,7 +101,7 @@ def _table(table: Table, kept: list[int], width: int | None) -> Any:
         column = table.columns[index]
         drawn.add_column(Text(column.head), justify=column.justify, no_wrap=width is None, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(Text(printable(row[index])) for index in kept))
+        drawn.add_row(*(Text(row[index]) for index in kept))
     return drawn
 
 
@@ -123,7 +128,7 @@ def _long(table: Table, kept: list[int]) -> Any:
     columns = []
     for index in kept:
         column = table.columns[index]
-        cells = [column.head, *(printable(row[index]) for row in table.rows)]
+        cells = [column.head, *(row[index] for row in table.rows)]
         width = max(map(len, cells))
         columns.append([cell.ljust(width) if column.justify == "left" else cell.rjust(width) for cell in cells])
     lines = [(" " * _GAP).join(row).rstrip() for row in zip(*columns, strict=True)]

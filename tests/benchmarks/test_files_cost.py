@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 import torchvision
+from hostile import build
 from safetensors.torch import save_file
 
 READ = (
@@ -78,3 +79,27 @@ def test_a_large_file_costs_little_more_than_a_small_one(small, large, command):
     print(f"\n{command}: {seconds:.3f} -> {more_seconds:.3f} s, {memory:.0f} -> {more_memory:.0f} MB")
     assert more_seconds <= 1.5 * seconds
     assert more_memory <= memory + 60
+
+
+@pytest.fixture(scope="module", params=["one storage", "a storage each", "safetensors"])
+def many(folder, request):
+    """A hundred thousand layers."""
+    path = folder / "many"
+    if request.param == "safetensors":
+        fields = [f"layers.{k}.{field}" for k in range(100_000) for field in build.FIELDS]
+        values = torch.arange(len(fields), dtype=torch.float32)
+        save_file({field: values[k : k + 1].clone() for k, field in enumerate(fields)}, str(path))
+    else:
+        path.write_bytes(build.many_layers(100_000, apart=request.param == "a storage each"))
+    yield str(path)
+    path.unlink()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_hundred_thousand_layers(many, command):
+    torch_seconds, _ = cost("-c", "import torch")
+    _, nothing = cost("-c", "import bninspect.models._files")
+    seconds, memory = cost(*COMMANDS[command], many)
+    print(f"\n{command}: {seconds:.2f} s, {memory - nothing:.0f} MB more; import torch: {torch_seconds:.2f} s")
+    assert seconds <= 5 * torch_seconds
+    assert memory <= nothing + 300

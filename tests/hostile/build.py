@@ -64,6 +64,17 @@ def tensor(
     return call(func, pid + pickle.BINPERSID, number(offset), shape_raw, strides_raw, rest)
 
 
+def view(offset: object, count: object, shape=(CHANNELS,), key="3") -> bytes:
+    """A tensor on a part of a storage, as torch saved views of a storage before there were zip files."""
+    part = pickle.MARK + text(f"v{key}") + number(offset) + number(count) + pickle.TUPLE
+    pid = (
+        pickle.MARK + text("storage") + named("torch.FloatStorage") + text(key) + text("cpu") + number(CHANNELS) + part
+    )
+    rest = pickle.NEWFALSE + call("collections.OrderedDict")
+    storage = pid + pickle.TUPLE + pickle.BINPERSID
+    return call("torch._utils._rebuild_tensor_v2", storage, number(0), many(shape), many((1,)), rest)
+
+
 def mapping(items: dict[str, bytes]) -> bytes:
     body = b"".join(text(key) + value for key, value in items.items())
     return pickle.EMPTY_DICT + pickle.MARK + body + pickle.SETITEMS
@@ -133,7 +144,11 @@ def archive(parts: list[tuple[str, bytes]], deflate: tuple[str, ...] = (), **lie
         directory += encoded
     start = lies.get("start", len(out))
     count = lies.get("count", len(parts))
-    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, lies.get("length", len(directory)), start, 0)
+    length = lies.get("length", len(directory))
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, min(count, 0xFFFF), min(count, 0xFFFF), length, start, 0)
+    if len(parts) >= 0xFFFF:
+        wide = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, start)
+        end = wide + struct.pack("<4sIQI", b"PK\6\7", 0, start + length, 1) + end
     return bytes(out + directory + end)
 
 
@@ -141,8 +156,11 @@ def checkpoint(data: bytes, values: list[bytes] | None = None, **lies: object) -
     return archive(records(data, values), **lies)
 
 
-def many_layers(layers: int) -> bytes:
-    """A checkpoint of many one-channel layers on one storage, spelled as torch.save spells it (which takes half a minute)."""
+def many_layers(layers: int, *, apart: bool = False) -> bytes:
+    """A checkpoint of many one-channel layers, spelled as torch.save spells it (which takes half a minute).
+
+    All are on one storage, or ``apart`` on one each.
+    """
     words = (
         named("torch._utils._rebuild_tensor_v2"), text("storage"), named("torch.FloatStorage"), text("cpu"),
         named("collections.OrderedDict"), text("0"),
@@ -151,13 +169,17 @@ def many_layers(layers: int) -> bytes:
     body.append(pickle.EMPTY_DICT + pickle.MARK)
     count, field = len(FIELDS) * layers, [f".{field}" for field in FIELDS]
     for k in range(count):
-        puts = [pickle.LONG_BINPUT + struct.pack("<I", 7 * k + put + 6) for put in range(7)]
+        puts = [pickle.LONG_BINPUT + struct.pack("<I", 8 * k + put + 6) for put in range(8)]
+        key, size, offset = (text(str(k)) + puts[7], 1, 0) if apart else (b"h\5", count, k)
         body += [
-            text(f"l.{k // 4}{field[k % 4]}"), puts[0], b"h\0((h\1h\2h\5h\3J", struct.pack("<I", count), b"t", puts[1], b"QJ",
-            struct.pack("<I", k), b"K\1\x85", puts[2], b"K\1\x85", puts[3], b"\x89h\4)R", puts[4], b"t", puts[5], b"R", puts[6],
+            text(f"l.{k // 4}{field[k % 4]}"), puts[0], b"h\0((h\1h\2", key, b"h\3J", struct.pack("<I", size), b"t", puts[1], b"QJ",
+            struct.pack("<I", offset), b"K\1\x85", puts[2], b"K\1\x85", puts[3], b"\x89h\4)R", puts[4], b"t", puts[5], b"R", puts[6],
         ]  # fmt: skip
     body.append(pickle.SETITEMS)
-    return checkpoint(finished(b"".join(body)), [np.arange(count, dtype="<f4").tobytes()])
+    values = np.arange(count, dtype="<f4").tobytes()
+    return checkpoint(
+        finished(b"".join(body)), [values[4 * k : 4 * k + 4] for k in range(count)] if apart else [values]
+    )
 
 
 def legacy(data: bytes, keys=("0", "1", "2", "3"), values=None, counts=None, magic=None, protocol=1001) -> bytes:

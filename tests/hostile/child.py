@@ -1,13 +1,21 @@
-"""Reads every file of the corpus in a process of its own, and says on stdout what came of each, as JSON lines."""
+"""Reads every file of the corpus in a process of its own, and says on stdout what came of each, as JSON lines.
+
+Twice: as models, which never imports torch, and as batches.
+"""
 
 import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bninspect.batches import BatchOptions, tensors
 from bninspect.errors import SourceError
 from bninspect.models._files import read
-from hostile import corpus
+from hostile import build, corpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def memory(field: str) -> int:
@@ -16,13 +24,27 @@ def memory(field: str) -> int:
     return int(line.split()[1]) // 1024
 
 
-def outcome(path: str) -> dict:
+def model(path: str) -> object:
+    return [layer.path for layer in read(path).layers]
+
+
+def batch(path: str) -> object:
+    """The shape of the tensor under the name of a layer's field, or of the one that is chosen."""
+    try:
+        found = tensors.load(path, BatchOptions(key=f"{build.LAYER}.running_var"))
+    except SourceError as error:
+        if "--batch-key" not in str(error) and "holds no tensor" not in str(error):
+            raise
+        found = tensors.load(path, BatchOptions())
+    return list(found.data.shape)
+
+
+def outcome(path: str, look: "Callable[[str], object]") -> dict:
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     start = time.perf_counter()
     try:
-        stored = read(path)
-        result = {"outcome": "read", "paths": [layer.path for layer in stored.layers]}
+        result = {"outcome": "read", "found": look(path)}
     except SourceError as error:
         result = {"outcome": "refuse", "text": str(error)}
     except BaseException as error:
@@ -31,16 +53,32 @@ def outcome(path: str) -> dict:
 
 
 def main(folder: Path) -> None:
+    cases = folder / "cases"
+    cases.mkdir()
+    (folder / "places").mkdir()
+    names = []
     for name, raw, expected in corpus.files(str(folder / "canary")):
-        path = folder / "file"
-        path.write_bytes(raw)
-        print(json.dumps({"name": name, "expected": expected} | outcome(str(path))))
-    places = folder / "places"
-    places.mkdir()
-    for name, path in corpus.places(places).items():
+        (cases / name).write_bytes(raw)
+        names.append(name)
+        print(json.dumps({"name": name, "expected": expected} | outcome(str(cases / name), model)))
+    places = corpus.places(folder / "places")
+    for name, path in places.items():
         expected = "either" if name == "place-unreadable" else "refuse"  # root may read all
-        print(json.dumps({"name": name, "expected": expected} | outcome(path)))
+        print(json.dumps({"name": name, "expected": expected} | outcome(path, model)))
     print(json.dumps({"name": "end", "torch": "torch" in sys.modules}))
+    as_batches(folder, names, places)
+
+
+def as_batches(folder: Path, names: list[str], places: dict[str, str]) -> None:
+    import torch  # noqa: F401 - its own memory is no file's
+
+    paths = {name: (str(folder / "cases" / name), "either") for name in names}
+    paths |= {name: (path, "either" if name == "place-unreadable" else "refuse") for name, path in places.items()}
+    for name, raw, expected in corpus.batches(str(folder / "canary")):
+        (folder / "cases" / name).write_bytes(raw)
+        paths[name] = (str(folder / "cases" / name), expected)
+    for name, (path, expected) in paths.items():
+        print(json.dumps({"name": f"as-batch-{name}", "expected": expected} | outcome(path, batch)))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,12 @@ from hostile.build import (
     state,
     tensor,
     text,
+    view,
 )
 
 GOOD = checkpoint(state())
 PARTS = records(state())
+DEFLATED = archive(PARTS, deflate=tuple(name for name, _ in PARTS))
 
 
 def _changed(raw: bytes, place: int, value: bytes | None = None) -> bytes:
@@ -50,7 +52,9 @@ def zips() -> dict[str, bytes]:
         "crc": archive(PARTS, crc={"a/data/3": 1}), "crc-pickle": archive(PARTS, crc={"a/data.pkl": 1}),
         "crc-zero": archive(PARTS, crc={"a/data/3": 0}), "encrypted": archive(PARTS, flags={"a/data.pkl": 1}),
         "local-name": archive(PARTS, local={"a/data/3": b"a/data/2"}), "local-longer": archive(PARTS, local={"a/data/3": b"a/data/33"}),
-        "deflated": archive(PARTS, deflate=("a/data/3",)), "deflated-pickle": archive(PARTS, deflate=("a/data.pkl",)),
+        "deflated-crc": archive(PARTS, deflate=("a/data/3",), crc={"a/data/3": 1}), "deflated-long": archive(PARTS, deflate=("a/data/3",), size={"a/data/3": 17}),
+        "deflated-short": archive(PARTS, deflate=("a/data/3",), size={"a/data/3": 15}), "deflated-huge": archive(PARTS, deflate=("a/data/3",), size={"a/data/3": 1 << 31}),
+        "deflated-garbage": _changed(DEFLATED, DEFLATED.index(b"a/data/3") + 8, b"\xff\xff\xff"), "deflated-cut": archive(PARTS, deflate=("a/data.pkl",), packed={"a/data.pkl": 9}),
         "count-more": archive(PARTS, count=99), "count-less": archive(PARTS, count=2), "count-64": archive(PARTS, count=0xFFFF),
         "length-less": archive(PARTS, length=9), "length-more": archive(PARTS, length=1 << 20), "start-zero": archive(PARTS, start=0),
         "start-64": archive(PARTS, start=0xFFFFFFFF), "prefixed": b"PK\3\4" + GOOD, "suffixed": GOOD + b"tail",
@@ -60,6 +64,12 @@ def zips() -> dict[str, bytes]:
         "flip-local": _changed(GOOD, GOOD.index(b"a/data/3")), "flip-end": _changed(GOOD, len(GOOD) - 20),
     }  # fmt: skip
     return {f"zip-{name}": raw for name, raw in made.items()}
+
+
+def repacked() -> dict[str, bytes]:
+    """Honest checkpoints that another program has zipped anew, compressed: read."""
+    ones = archive(records(state(), [b"\0\0\x80?" * CHANNELS] * 4), deflate=("a/data/0", "a/data/3"))
+    return {"zip-deflated": DEFLATED, "zip-deflated-partly": ones}
 
 
 def legacies() -> dict[str, bytes]:
@@ -74,7 +84,9 @@ def legacies() -> dict[str, bytes]:
         "count-huge": legacy(good, counts=[4, 4, 4, (1 << 64) - 1]), "count-zero": legacy(good, counts=[0, 4, 4, 4]),
         "declared-1e9": legacy(state(running_var=tensor("3", count=10**9)), counts=[4, 4, 4, 10**9]),
         "protocol": legacy(good, protocol=1000), "protocol-text": legacy(good, protocol="1001"), "magic-only": legacy(b"", (), [])[:16],
-        "old-view": legacy(state(running_var=text("x") + pickle.BINPERSID)), "constructor": legacy(state(running_var=b"ctorch\nFloatTensor\n(K\4tR"), ("0", "1", "2"), floats()[:3]) + b"",
+        "text-id": legacy(state(running_var=text("x") + pickle.BINPERSID)),
+        "view-beyond": legacy(state(running_var=view(1, 4))), "view-offset": legacy(state(running_var=view(5, 0))), "view-negative": legacy(state(running_var=view(-1, 4))),
+        "view-short": legacy(state(running_var=view(0, 3))), "view-text": legacy(state(running_var=view("0", 4))), "view-huge": legacy(state(running_var=view(0, 1 << 62))), "constructor": legacy(state(running_var=b"ctorch\nFloatTensor\n(K\4tR"), ("0", "1", "2"), floats()[:3]) + b"",
         "unknown-type": legacy(state(running_var=tensor("3", storage="torch.NopeStorage"))),
         "deep": legacy(pickle.PROTO + b"\2" + pickle.EMPTY_LIST * 3_000_000), "number": legacy(pickle.dumps(3, 2), keys=("0",), values=[b"1234"]),
     }  # fmt: skip
@@ -159,6 +171,13 @@ def export(model: bytes | None = None, **lie: object) -> bytes:
     return archive([*parts, *((f"m/data/weights/weight_{k}", raw) for k, raw in enumerate(floats()))])
 
 
+def older(state_dict: bytes = GOOD, graph: bytes | None = None, **lie: object) -> bytes:
+    """The same as torch wrote it before 2.8."""
+    said = json.dumps({"graph_module": {"graph": {"nodes": []}, "signature": {"input_specs": []}}}).encode()
+    named = [("version", b"8.1"), ("serialized_exported_program.json", said if graph is None else graph)]
+    return archive([*named, ("serialized_state_dict.pt", state_dict)], **lie)
+
+
 def exports() -> dict[str, bytes]:
     """torch.export archives: all refused."""
     made = {
@@ -167,6 +186,8 @@ def exports() -> dict[str, bytes]:
         "negative": export(meta={"sizes": [{"as_int": -4}]}), "stride": export(meta={"strides": [{"as_int": 9}]}),
         "offset": export(meta={"storage_offset": {"as_int": 1}}), "symbolic": export(meta={"sizes": [{"as_expr": "s0"}]}),
         "dims": export(meta={"strides": []}), "number": export(use_pickle=3), "cut": export(b'{"graph_module": '), "nested": export(b"[" * 100_000),
+        "older-graph": older(graph=b"nope"), "older-state": older(b"nope"), "older-cut": older(GOOD[:-9]), "older-nested": older(older()), "older-code": older(checkpoint(state(running_var=tensor("9")))),
+        "older-deflated": older(deflate=("serialized_state_dict.pt",)), "older-both": archive([*records(state()), ("serialized_exported_program.json", b"{}"), ("serialized_state_dict.pt", GOOD)]),
         "empty": export(b"{}"), "text": export(b"nope"), "stride-0": export(meta={"sizes": [{"as_int": 10**12}], "strides": [{"as_int": 0}]}),
         "node": export(json.dumps({"graph_module": {"graph": {"nodes": [{"target": "torch.ops.aten.batch_norm.default", "inputs": 3, "metadata": {}}]}, "signature": {"input_specs": []}}}).encode()),
     }  # fmt: skip

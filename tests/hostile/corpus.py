@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostile import containers, pickles
+from hostile import arrays, containers, pickles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ def files(canary: str) -> Iterator[tuple[str, bytes, str]]:
     """Name, bytes and expectation of every file; code in them would create ``canary``."""
     groups = (
         (pickles.code(canary), "read"), (pickles.storages(), "refuse"),
-        (pickles.shapes_of_graph(), "read"), (pickles.names(), "read"), (containers.zips(), "refuse"),
+        (pickles.shapes_of_graph(), "read"), (pickles.names(), "read"), (containers.zips(), "refuse"), (containers.repacked(), "read"),
         (containers.legacies(), "refuse"), (containers.tensors(), "refuse"), (containers.indices(), "refuse"),
         (containers.exports(), "refuse"), (containers.cuts(), "refuse"), (containers.others(), "refuse"),
         (pickles.bombs(), "refuse"),
@@ -30,6 +30,15 @@ def files(canary: str) -> Iterator[tuple[str, bytes, str]]:
             yield name, raw, "either" if name in _EITHER else expected
     for name, raw in pickles.kinds().items():
         yield f"kind-{name}", raw, name.partition("-")[0]
+
+
+def batches(canary: str) -> Iterator[tuple[str, bytes, str]]:
+    """The same of files that are only ever given as a batch."""
+    for group in (arrays.arrays(), arrays.zipped(), arrays.pickled()):
+        for name, raw in group.items():
+            yield name, raw, "refuse"
+    for name, raw in arrays.honest(canary).items():
+        yield name, raw, "read"
 
 
 def places(folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ import struct
 
 from hostile.build import (
     CHANNELS,
+    FIELDS,
     archive,
     call,
     checkpoint,
@@ -124,6 +125,7 @@ def bombs() -> dict[str, bytes]:
         "overlap": checkpoint(finished(mapping({k: v for i in range(3000) for k, v in layer(f"l{i}", **{f: tensor("0", 10_000, (9_000,)) for f in ("weight", "bias", "running_mean", "running_var")}).items()})), [b"1234" * 10_000]),
         "deflated-pickle": archive(records(pickle.PROTO + b"\2" + b"]0" * 5_000_000), deflate=("a/data.pkl",)),
         "deflated-record": archive(records(state(), [b"\0" * 50_000_000] * 4), deflate=tuple(f"a/data/{k}" for k in range(4))),
+        "deflated-records": archive(records(finished(mapping({k: v for i in range(25) for k, v in layer(f"l{i}", **{f: tensor(str(4 * i + j), 4_000_000) for j, f in enumerate(FIELDS)}).items()})), [bytes(16_000_000)] * 100), deflate=tuple(f"a/data/{k}" for k in range(100))),
         "lists": checkpoint(pickle.PROTO + b"\2" + pickle.EMPTY_LIST * 8_000_000 + pickle.STOP),
         "dicts": checkpoint(pickle.PROTO + b"\2" + pickle.EMPTY_DICT * 8_000_000 + pickle.STOP),
         "steps": checkpoint(pickle.PROTO + b"\2" + b"N0" * 17_000_000 + pickle.STOP),

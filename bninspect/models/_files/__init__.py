@@ -6,22 +6,16 @@ values, those of BatchNorm layers alone are read.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from typing import TYPE_CHECKING, Literal
 
-from bninspect.errors import SourceError
+from bninspect.files import reading
 from bninspect.models._files.found import Layers
-from bninspect.models._files.nodes import Refused
-from bninspect.models._files.opened import opened
 from bninspect.report import Struct
-from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection
 
     from bninspect.layers import BatchNormLayer
-    from bninspect.models._files.opened import Opened
     from bninspect.models._files.whole import StoredState
 
 __all__ = ["StoredFile", "read", "read_state"]
@@ -57,7 +51,7 @@ def read(path: str) -> StoredFile:
     """
     from bninspect.models._files.kinds import contents
 
-    with _reading(path) as open_file:
+    with reading(path) as open_file:
         found = contents(path, open_file)
         layers = Layers(found.layers)
         values = layers.read()
@@ -77,29 +71,5 @@ def read_state(path: str, keys: Collection[str]) -> StoredState:
     """
     from bninspect.models._files.whole import read_whole
 
-    with _reading(path) as open_file:
+    with reading(path) as open_file:
         return read_whole(path, open_file, keys)
-
-
-@contextlib.contextmanager
-def _reading(path: str) -> Iterator[Callable[[str], Opened]]:
-    """A way to open files, which are closed afterwards; refusals are worded here."""
-    try:
-        with contextlib.ExitStack() as stack, _without_collections():
-            yield lambda name: stack.enter_context(opened(name))
-    except Refused as refusal:
-        raise SourceError(f"cannot read '{printable(path)}': {refusal}") from None
-    except (MemoryError, RecursionError):
-        raise SourceError(f"cannot read '{printable(path)}': it asks for more memory than there is") from None
-
-
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Spare the garbage collector millions of objects that hold no cycles worth finding: a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

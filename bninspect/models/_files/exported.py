@@ -5,20 +5,27 @@ The graph's BatchNorm nodes say what a state dict cannot: eps, momentum, mode an
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from bninspect.models._files import limits
-from bninspect.models._files.dtypes import SIZES
+from bninspect.files import limits
+from bninspect.files.archive import Archive
+from bninspect.files.dtypes import SIZES
+from bninspect.files.nodes import Odd, Refused, Storage, Tensor
+from bninspect.models._files.checkpoint import tensors_of
 from bninspect.models._files.found import FIELDS, UNKNOWN_KIND, Found, by_layer, is_batchnorm
-from bninspect.models._files.nodes import Odd, Refused, Storage, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from bninspect.models._files.archive import Archive, Record
+    from bninspect.files.archive import Numbers, Records
+    from bninspect.files.values import Container
+
+    Exported = tuple[list[Found], dict[str, Tensor | Odd], Container]
 
 _DTYPES = {  # torch's ScalarType, as the format writes it
     1: "uint8",
@@ -39,6 +46,8 @@ _DTYPES = {  # torch's ScalarType, as the format writes it
 }
 _STRIDED = 7
 _WEIGHTS = b"data/weights/"
+_OLDER_GRAPH = b"serialized_exported_program.json"
+_OLDER_STATE = b"serialized_state_dict.pt"
 _OPERATORS: tuple[str, ...] = (
     "batch_norm",
     "_native_batch_norm_legit",
@@ -113,48 +122,77 @@ class ExportedStorages:
 
     def __init__(self, archive: Archive, root: bytes) -> None:
         self.archive = archive
-        self.root = root
+        self._folder = root + _WEIGHTS
         self.file = archive.file
         name = root + b"byteorder"
         self.big_endian = name in archive.names and archive.read(name, limits.CHUNK) == b"big"
 
-    def position(self, storage: Storage) -> int:
-        """Where the storage's record begins."""
-        return self.archive.position(self._name(storage))
+    def positions(self, storages: Sequence[Storage]) -> Numbers:
+        """Where the storages' records begin."""
+        return self.archive.offsets[self._indices(storages)]
 
-    def record(self, storage: Storage) -> Record:
-        """Where the storage's bytes lie; how many elements that are, only the record itself says."""
-        record = self.archive.record(self._name(storage))
-        storage.count = record.size
-        return record
+    def records(self, storages: Sequence[Storage]) -> Records:
+        """Where the storages' bytes lie; how many elements that are, only the record itself says."""
+        records = self.archive.records(self._indices(storages))
+        for storage, size in zip(storages, records.size.tolist(), strict=True):
+            storage.count = size
+        return records
 
-    def _name(self, storage: Storage) -> bytes:
-        return self.root + _WEIGHTS + storage.key.encode("utf-8", "surrogatepass")
+    def _indices(self, storages: Sequence[Storage]) -> Numbers:
+        names = [self._folder + str(storage.key).encode("utf-8", "surrogatepass") for storage in storages]
+        return np.array([self.archive.index(name) for name in names], np.int64)
 
 
-def read_exported(
-    archive: Archive, root: bytes, *, everything: bool = False
-) -> tuple[list[Found], dict[str, Tensor | Odd], ExportedStorages]:
+def read_exported(archive: Archive, root: bytes, *, everything: bool = False) -> Exported:
     """The layers of a torch.export archive, its tensors (those of BatchNorm's names, or every one), and their holder.
 
     Raises:
         Refused: its JSON is not as torch.export writes it.
     """
     container = ExportedStorages(archive, root)
-    try:
+    with _understood():
         weights = _decode(archive, root + _WEIGHTS + b"model_weights_config.json", _Weights).config
-        nodes = dict(_batchnorms(_decode(archive, root + b"models/model.json", _Program).graph_module))
+        program = _decode(archive, root + b"models/model.json", _Program)
         tensors = dict(_tensors(weights, everything=everything))
-        groups = by_layer(tensors.items())
+        return _layers(program, tensors, container), tensors, container
+
+
+def is_older(archive: Archive) -> bool:
+    """Whether it is what torch.export wrote before torch 2.8: the graph as JSON, the state dict by torch.save."""
+    return _OLDER_GRAPH in archive.names and _OLDER_STATE in archive.names
+
+
+def read_older(archive: Archive) -> Exported:
+    """The same of such an archive; the file of torch.save within it is read where it lies.
+
+    Raises:
+        Refused: one of the two is not as torch writes it.
+    """
+    (record,) = archive.records(np.array([archive.names[_OLDER_STATE]]))
+    if record.packed >= 0:
+        raise Refused("its state dict is compressed")
+    container, tensors = tensors_of(Archive(archive.file.within(record.start, record.size)))
+    with _understood():
+        return _layers(_decode(archive, _OLDER_GRAPH, _Program), tensors, container), tensors, container
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refused("its JSON is not what torch.export writes") from error
+
+
+def _layers(program: _Program, tensors: dict[str, Tensor | Odd], container: Container) -> list[Found]:
+    nodes = dict(_batchnorms(program.graph_module))
     found = []
-    for path, group in groups.items():
+    for path, group in by_layer(tensors.items()).items():
         tracked = "running_mean" in group and "running_var" in group and is_batchnorm(group)
         if tracked or path in nodes:
             kind, attributes = nodes.get(path, (UNKNOWN_KIND, {}))
             found.append(Found("", path, group, container, kind=kind, attributes=attributes))
-    return found, tensors, container
+    return found
 
 
 def _decode(archive: Archive, name: bytes, kind: type[Any]) -> Any:

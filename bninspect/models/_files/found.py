@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from bninspect.files import limits
+from bninspect.files.dtypes import COUNTS, FLOATS
+from bninspect.files.nodes import Odd, Refused, Tensor
+from bninspect.files.values import read_from
 from bninspect.layers import BatchNormLayer
-from bninspect.models._files import limits
-from bninspect.models._files.dtypes import COUNTS, FLOATS
-from bninspect.models._files.nodes import Odd, Refused, Tensor
-from bninspect.models._files.values import Wanted, fill
 from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from bninspect.models._files.values import Container
+    from bninspect.files.values import Container
     from bninspect.report import Vector
 
 VECTORS = ("weight", "bias", "running_mean", "running_var")
 FIELDS = frozenset((*VECTORS, "num_batches_tracked"))
 UNKNOWN_KIND = "BatchNorm"
+_NONE: Mapping[str, Any] = {}
 
 
 class Found:
@@ -44,10 +45,10 @@ class Found:
     ) -> None:
         self.section = section
         self.name = name
-        self.tensors = dict(tensors)
+        self.tensors = tensors
         self.container = container
         self.kind = kind
-        self.attributes = attributes or {}
+        self.attributes = attributes or _NONE
 
 
 def grouped(tensors: Iterable[tuple[str, Tensor | Odd]]) -> dict[str, dict[str, Tensor | Odd]]:
@@ -94,21 +95,46 @@ class Layers:
         self._misshapen = 0
 
     def read(self) -> tuple[BatchNormLayer, ...]:
-        """The layers with their values.
+        """The layers with their values; what was found is let go of meanwhile.
 
         Raises:
             Refused: a value cannot be read, or there are more than any honest file holds.
         """
         paths = self._paths()
-        wanted = [self._wanted(found) for found in self.found]
-        if not fill(one for fields in wanted for one in fields.values()):
-            self.notes.append("records of more than a gigabyte were read in part, without their checksum")
-        layers = tuple(map(_layer, paths, self.found, wanted))
+        fields = [self._fields(found) for found in self.found]
+        types = [_dtype(found.tensors.get("running_mean")) for found in self.found]
+        values = iter(self._values(fields))
+        layers = [
+            _layer(path, found, dtype, dict(zip(names, values, strict=False)))
+            for found, path, dtype, names in zip(self.found, paths, types, fields, strict=True)
+        ]
         if self._misshapen:
             self.notes.append(
                 f"{self._misshapen} tensors do not fit their layer's running statistics and were left out"
             )
-        return layers
+        return tuple(layers)
+
+    def _fields(self, found: Found) -> tuple[str, ...]:
+        """The names of a layer's tensors that fit each other."""
+        mean = found.tensors.get("running_mean")
+        length = mean.shape[0] if isinstance(mean, Tensor) and mean.shape else None
+        fitting = tuple(field for field, tensor in found.tensors.items() if _fits(field, tensor, length))
+        self._misshapen += len(found.tensors) - len(fitting)
+        return fitting
+
+    def _values(self, fields: list[tuple[str, ...]]) -> list[Vector]:
+        """The vectors of these fields of each layer, one layer after the other."""
+        tensors: list[Any] = []
+        holders: list[Any] = []
+        for found, names in zip(self.found, fields, strict=True):
+            tensors += map(found.tensors.__getitem__, names)
+            held = found.container
+            holders += map(held.__getitem__, names) if isinstance(held, dict) else [held] * len(names)
+            found.tensors = {}
+        values, complete = read_from(holders, tensors)
+        if not complete:
+            self.notes.append("records of more than a gigabyte were read in part, without their checksum")
+        return values
 
     def _paths(self) -> list[str]:
         sections = dict.fromkeys(found.section for found in self.found)
@@ -124,18 +150,6 @@ class Layers:
         )
         return [".".join(filter(None, (found.section, found.name))) for found in self.found]
 
-    def _wanted(self, found: Found) -> dict[str, Wanted]:
-        mean = found.tensors.get("running_mean")
-        length = mean.shape[0] if isinstance(mean, Tensor) and mean.shape else None
-        fields = {}
-        for field, tensor in found.tensors.items():
-            if _fits(field, tensor, length):
-                held = found.container
-                fields[field] = Wanted(held[field] if isinstance(held, dict) else held, tensor)  # type: ignore[arg-type]
-            else:
-                self._misshapen += 1
-        return fields
-
 
 def _fits(field: str, tensor: Tensor | Odd, length: int | None) -> bool:
     if not isinstance(tensor, Tensor):
@@ -147,32 +161,34 @@ def _fits(field: str, tensor: Tensor | Odd, length: int | None) -> bool:
     return length is None or tensor.shape[0] == length
 
 
-def _layer(path: str, found: Found, wanted: dict[str, Wanted]) -> BatchNormLayer:
-    vectors: dict[str, Vector | None] = {name: wanted[name].vector for name in VECTORS if name in wanted}
-    tracked = wanted["num_batches_tracked"].vector if "num_batches_tracked" in wanted else None
-    attributes = found.attributes
+def _dtype(tensor: Tensor | Odd | None) -> str | None:
+    return tensor.dtype if isinstance(tensor, Tensor) else None
+
+
+def _layer(path: str, found: Found, dtype: str | None, values: dict[str, Vector]) -> BatchNormLayer:
+    tracked, attributes = values.get("num_batches_tracked"), found.attributes
     return BatchNormLayer(
         path=path,
         kind=found.kind,
-        num_features=_features(vectors, attributes),
+        num_features=_features(values, attributes),
         eps=_number(attributes.get("eps")),
         momentum=_number(attributes.get("momentum")),
-        affine=_flag(attributes.get("affine"), "weight" in vectors or "bias" in vectors),
-        track_running_stats=_flag(attributes.get("track_running_stats"), "running_mean" in vectors),
+        affine=_flag(attributes.get("affine"), "weight" in values or "bias" in values),
+        track_running_stats=_flag(attributes.get("track_running_stats"), "running_mean" in values),
         training=_flag(attributes.get("training"), None),
-        num_batches_tracked=None if tracked is None else int(tracked.flat[0]),
-        dtype=wanted["running_mean"].tensor.dtype if "running_mean" in wanted else None,
-        weight=vectors.get("weight"),
-        bias=vectors.get("bias"),
-        running_mean=vectors.get("running_mean"),
-        running_var=vectors.get("running_var"),
+        num_batches_tracked=None if tracked is None else int(tracked.item()),
+        dtype=dtype if "running_mean" in values else None,
+        weight=values.get("weight"),
+        bias=values.get("bias"),
+        running_mean=values.get("running_mean"),
+        running_var=values.get("running_var"),
     )
 
 
-def _features(vectors: Mapping[str, Vector | None], attributes: Mapping[str, Any]) -> int:
-    for vector in vectors.values():
-        if vector is not None:
-            return len(vector)
+def _features(values: Mapping[str, Vector], attributes: Mapping[str, Any]) -> int:
+    for name in VECTORS:
+        if name in values:
+            return len(values[name])
     return int(attributes.get("num_features", 0))
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from bninspect.models._files import limits
-from bninspect.models._files.archive import Archive
-from bninspect.models._files.checkpoint import LEGACY_MAGIC, read_legacy, read_zip, tensors_of
+from bninspect.files import limits
+from bninspect.files.archive import Archive
+from bninspect.files.nodes import Odd, Refused, Tensor
+from bninspect.files.saved import LEGACY_MAGIC
+from bninspect.models._files.checkpoint import tensors_of, walk_legacy, walk_zip
 from bninspect.models._files.found import Found, grouped, is_batchnorm
-from bninspect.models._files.nodes import Odd, Refused, Tensor
 from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bninspect.models._files.opened import Opened
-    from bninspect.models._files.values import Container
+    from bninspect.files.opened import Opened
+    from bninspect.files.values import Container
     from bninspect.models._files.walk import Walk
 
     State = tuple[dict[str, Tensor | Odd], Container | dict[str, Container]]
@@ -47,9 +48,9 @@ def contents(path: str, open_file: Callable[[str], Opened], *, everything: bool 
     if head.startswith(b"PK\x03\x04"):
         return _zip(Archive(file), everything=everything)
     if head.startswith(LEGACY_MAGIC):
-        return _pickled(*read_legacy(file, everything=everything))
+        return _pickled(*walk_legacy(file, everything=everything))
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= limits.HEADER_BYTES:
-        return _safetensors(file)
+        return _safetensors(file, everything=everything)
     if head.lstrip()[:1] == b"{":
         return _sharded(path, file, open_file, everything=everything)
     raise Refused(_unknown(head))
@@ -66,19 +67,21 @@ def _unknown(head: bytes) -> str:
 
 
 def _zip(archive: Archive, *, everything: bool) -> Contents:
+    from bninspect.models._files.exported import is_older, read_exported, read_older
+
     pickles = [name for name in archive.names if name.endswith(b"/data.pkl") and name.count(b"/") == 1]
     graphs = [name for name in archive.names if name.endswith(b"/models/model.json") and name.count(b"/") == 2]
-    if len(pickles) + len(graphs) != 1:
+    older = is_older(archive)
+    if len(pickles) + len(graphs) + older != 1:
         raise Refused("it is a zip file, but not one of torch.save or torch.export")
-    if graphs:
-        from bninspect.models._files.exported import read_exported
-
-        root = graphs[0][: -len(b"models/model.json")]
-        layers, tensors, container = read_exported(archive, root, everything=everything)
+    if graphs or older:
+        root = graphs[0][: -len(b"models/model.json")] if graphs else b""
+        made = read_older(archive) if older else read_exported(archive, root, everything=everything)
+        layers, tensors, container = made
         found = Contents("torch.export archive", layers)
         found.evidence, found.states = "graph", {"": (tensors, container)}
     else:
-        found = _pickled(*read_zip(archive, pickles[0][: -len(b"data.pkl")], everything=everything))
+        found = _pickled(*walk_zip(archive, pickles[0][: -len(b"data.pkl")], everything=everything))
     if archive.without_checksums:
         found.notes += ("the file was written without checksums: damage would not be noticed",)
     return found
@@ -103,14 +106,14 @@ def _pickled(kind: str, walk: Walk) -> Contents:
     return found
 
 
-def _safetensors(file: Opened) -> Contents:
-    from bninspect.models._files.safetensors import SafetensorsFile
+def _safetensors(file: Opened, *, everything: bool) -> Contents:
+    from bninspect.files.safetensors import read_safetensors
 
-    held = SafetensorsFile(file)
-    groups = grouped(held.tensors.items())
+    held, tensors = read_safetensors(file)
+    groups = grouped(tensors.items())
     layers = [Found("", prefix, group, held) for prefix, group in groups.items() if is_batchnorm(group)]
     found = Contents("safetensors", layers, (_STATE_DICT,) if layers else ())
-    found.states = {"": (dict(held.tensors), held)}
+    found.states = {"": (dict(tensors), held)} if everything else {}
     return found
 
 
@@ -131,9 +134,9 @@ def _sharded(path: str, file: Opened, open_file: Callable[[str], Opened], *, eve
 
 
 def _shard(file: Opened) -> tuple[Container, dict[str, Tensor | Odd]]:
-    from bninspect.models._files.safetensors import SafetensorsFile
+    from bninspect.files.safetensors import read_safetensors
 
     if file.read(0, min(4, file.size)) == b"PK\x03\x04":
         return tensors_of(Archive(file))
-    held = SafetensorsFile(file)
-    return held, dict(held.tensors)
+    held, tensors = read_safetensors(file)
+    return held, dict(tensors)

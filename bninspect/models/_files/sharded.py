@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bninspect.models._files import limits
+from bninspect.files import limits
+from bninspect.files.nodes import Odd, Refused, Tensor
 from bninspect.models._files.found import Found, grouped, is_batchnorm
-from bninspect.models._files.nodes import Odd, Refused, Tensor
 from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bninspect.models._files.opened import Opened
-    from bninspect.models._files.values import Container
+    from bninspect.files.opened import Opened
+    from bninspect.files.values import Container
 
     Shard = tuple[Container, dict[str, Tensor | Odd]]
     Shards = tuple[dict[str, Tensor | Odd], dict[str, Container]]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bninspect.models._files import limits
+from bninspect.files import limits
+from bninspect.files.nodes import Call, Items, Odd, Refused, Tensor
 from bninspect.models._files.found import FIELDS, UNKNOWN_KIND, VECTORS, Found, grouped, is_batchnorm
-from bninspect.models._files.nodes import Call, Items, Odd, Refused, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.models._files.values import Container
+    from bninspect.files.values import Container
 
 _TRANSPARENT = ("_parameters", "_buffers", "_modules")
 _OWN = frozenset(("eps", "momentum", "affine", "track_running_stats", "training", "num_features"))
@@ -49,7 +49,7 @@ class Place:
 class Walk:
     """One walk over one pickle's result; ``found`` and the counters are what it saw."""
 
-    def __init__(self, container: Container, *, everything: bool = False) -> None:
+    def __init__(self, container: Container, top: object, *, everything: bool = False) -> None:
         self.container = container
         self.found: list[Found] = []
         self.states: dict[str, dict[str, Tensor | Odd]] | None = {} if everything else None
@@ -58,8 +58,9 @@ class Walk:
         self.untracked: list[str] = []
         self.too_deep = False
         self._characters = 0
+        self._run(top)
 
-    def run(self, top: object) -> None:
+    def _run(self, top: object) -> None:
         """Visit ``top`` and all that it holds, in the order stored."""
         seen: set[int] = set()
         todo: list[tuple[object, Place]] = [(top, Place(None, "", root=True))]
@@ -91,16 +92,20 @@ class Walk:
             yield from _children((("", value) for value in (node.args, node.items)), place, root=True)
 
     def _mapping(self, flat: list[Any], metadata: object, place: Place) -> Iterator[tuple[object, Place]]:
-        tensors = [(key, value) for key, value in _pairs(flat) if isinstance(value, Tensor | Odd)]
-        groups = grouped(tensors)
-        if self.states is not None and tensors:
-            self.states.setdefault(".".join(filter(None, place.names())), {}).update(tensors)
+        groups = grouped((key, value) for key, value in _pairs(flat) if isinstance(value, Tensor | Odd))
+        if self.states is not None:
+            self._keep_state(flat, place)
         for prefix, group in groups.items():
             if is_batchnorm(group):
                 self._add(prefix, group, place)
         if metadata is not None:
             self._look_at_versions(metadata, groups)
         yield from _children(_pairs(flat), place, root=True)
+
+    def _keep_state(self, flat: list[Any], place: Place) -> None:
+        tensors = {key: value for key, value in _pairs(flat) if isinstance(value, Tensor | Odd)}
+        if tensors and self.states is not None:
+            self.states.setdefault(".".join(filter(None, place.names())), {}).update(tensors)
 
     def _add(self, prefix: str, group: dict[str, Tensor | Odd], place: Place) -> None:
         section, _ = place.names()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bninspect.models._files.dtypes import SIZES
+from bninspect.files.dtypes import SIZES
+from bninspect.files.nodes import Refused, Tensor
+from bninspect.files.values import read_from
 from bninspect.models._files.kinds import contents
-from bninspect.models._files.nodes import Refused, Tensor
-from bninspect.models._files.values import Wanted, fill
 from bninspect.report import Struct, Vector
 from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from bninspect.files.opened import Opened
     from bninspect.models._files.kinds import State
-    from bninspect.models._files.opened import Opened
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "")
 _ALL = 1 << 40  # elements: what is stored bounds them, whatever is shown
@@ -81,18 +81,16 @@ def _renamed(state: State, prefix: str) -> tuple[dict[str, object], dict[str, ob
 
 
 def _values(tensors: dict[str, object], holders: dict[str, object]) -> dict[str, Vector]:
-    wanted = {}
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.dtype not in SIZES:
             what = getattr(tensor, "what", "of a type that is not read")
             raise Refused(f"its tensor '{printable(key, 60)}' is {what}")
-        wanted[key] = Wanted(holders[key], tensor)  # type: ignore[arg-type]
-    fill(wanted.values(), _ALL)
-    values: dict[str, Vector] = {}
-    for key, one in wanted.items():
-        assert one.vector is not None
-        value = one.vector.reshape(one.tensor.shape) if not one.tensor.shape else one.vector
-        values[key] = value.astype(bool) if one.tensor.dtype == "bool" else value
+    known: list[Any] = list(tensors.values())
+    found, _ = read_from([holders[key] for key in tensors], known.copy(), _ALL)  # type: ignore[misc]
+    values = {}
+    for key, tensor, value in zip(tensors, known, found, strict=True):
+        shaped = value if tensor.shape else value.reshape(())
+        values[key] = shaped.astype(bool) if tensor.dtype == "bool" else shaped
     return values
 
 

@@ -20,6 +20,21 @@ PICKLE_DIGITS = 4_000
 ENTRIES = 2_000_000
 """Entries of a zip directory, tensors of a safetensors header, nodes of a walk."""
 
+DIRECTORY_BYTES = 1 << 27
+"""Length of a zip directory: that of half a million records is 40 MB."""
+
+INFLATED_FREELY = 1 << 24
+"""A compressed record that claims no more than this is inflated whatever its ratio: fresh layers are all ones."""
+
+INFLATED_RATIO = 100
+"""How many times longer than in the file any other compressed record may be: weights shrink by a tenth."""
+
+INFLATED_BYTES = 1 << 29
+"""Bytes of all compressed records together, where they are more than four times the file."""
+
+PARTS = 1 << 19
+"""Tensors and containers of a batch: a list of a hundred thousand samples has some three each."""
+
 DEPTH = 200
 """Containers within containers."""
 

@@ -6,13 +6,13 @@ import pickle
 import struct
 from typing import TYPE_CHECKING
 
-from bninspect.models._files import limits
-from bninspect.models._files.nodes import Refused
+from bninspect.files import limits
+from bninspect.files.nodes import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bninspect.models._files.machine import Machine
+    from bninspect.files.machine import Machine
 
 _U16 = struct.Struct("<H").unpack_from
 _I32 = struct.Struct("<i").unpack_from

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from bninspect.models._files import limits
-from bninspect.models._files.nodes import Call, Global, Odd, Refused, Storage, Tensor
+from bninspect.files import limits
+from bninspect.files.nodes import Call, Global, Odd, Part, Refused, Storage, Tensor
 
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -33,28 +34,49 @@ _ODD = {
     "_rebuild_device_tensor_from_cpu_tensor": "a tensor stored for another device",
 }
 _NESTED_SUBCLASSES = 4
+_NEIGHBOURS = (1,)
+_KEY_DIGITS = 18
 
 
-def persistent(pid: object, storages: dict[str, Storage]) -> Storage | Global:
-    """What a persistent id stands for: a storage, or in a legacy file the class of a module."""
+def storage_key(text: str) -> int | str:
+    """A storage's key; a number as torch writes it becomes one, so that no two texts become the same."""
+    canonical = text.isascii() and text.isdigit() and len(text) <= _KEY_DIGITS and (text[0] != "0" or len(text) == 1)
+    return int(text) if canonical else text
+
+
+def persistent(pid: object, storages: dict[int | str, Storage]) -> Storage | Part | Global:
+    """What a persistent id stands for: a storage, or in a legacy file a part of one, or the class of a module."""
     match pid:
         case ("storage", Global() as kind, str(key), str(), int(count)) if count >= 0:
-            return _storage(kind, key, count, storages)
-        case ("storage", Global() as kind, str(key), str(), int(count), None) if count >= 0:
-            return _storage(kind, key, count, storages)
+            return declared(STORAGES.get(kind.name, "unknown"), storage_key(key), count, storages)
+        case ("storage", Global() as kind, str(key), str(), int(count), part) if count >= 0:
+            return _part(declared(STORAGES.get(kind.name, "unknown"), storage_key(key), count, storages), part)
         case ("module", Global() as cls, _, _):
             return cls
     raise Refused("its pickle refers to a storage in a way that torch.save does not")
 
 
-def _storage(kind: Global, key: str, count: int, storages: dict[str, Storage]) -> Storage:
-    dtype = _STORAGES.get(kind.name, "unknown")
+def declared(dtype: str, key: int | str, count: int, storages: dict[int | str, Storage]) -> Storage:
+    """The storage of this key, of which the pickle must always say the same.
+
+    Raises:
+        Refused: it said otherwise before.
+    """
     known = storages.get(key)
     if known is None:
         known = storages[key] = Storage(dtype, key, count)
     elif known.dtype != dtype or known.count != count:
         raise Refused("its pickle declares one storage twice, each time otherwise")
     return known
+
+
+def _part(storage: Storage, part: object) -> Storage | Part:
+    match part:
+        case None:
+            return storage
+        case (str(), int(offset), int(count)) if offset >= 0 and count >= 0 and offset + count <= storage.count:
+            return Part(storage, offset, count)
+    raise Refused("its pickle names a part of a storage that lies outside of it")
 
 
 def rebuilt(func: Global | None, args: tuple[Any, ...]) -> object:
@@ -69,6 +91,8 @@ def rebuilt(func: Global | None, args: tuple[Any, ...]) -> object:
 
 
 def _rebuilt_by_utils(func: Global, args: tuple[Any, ...]) -> object:
+    if args and isinstance(args[0], Part):
+        return _of_part(func, args[0], args)
     match func.name, args:
         case ("_rebuild_tensor_v2" | "_rebuild_tensor", (Storage() as storage, offset, shape, strides, *_)):
             return _tensor(storage, storage.dtype, offset, shape, strides)
@@ -82,6 +106,28 @@ def _rebuilt_by_utils(func: Global, args: tuple[Any, ...]) -> object:
     if func.name in _ODD:
         return Odd(_ODD[func.name])
     return Call(func, args)
+
+
+def _of_part(func: Global, part: Part, args: tuple[Any, ...]) -> object:
+    """A tensor on a part of a storage: the same tensor on the whole of it, further on."""
+    made = _rebuilt_by_utils(func, (part.storage, *args[1:]))
+    if isinstance(made, Tensor):
+        if math.prod(made.shape) and made.offset + reach(made) >= part.count:
+            raise Refused("a tensor reaches beyond its part of a storage")
+        made.offset += part.offset
+    return made
+
+
+def reach(tensor: Tensor) -> int:
+    """How far the last element of a tensor lies behind its first."""
+    return sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor whose elements follow each other."""
+    if len(shape) < 2:
+        return _NEIGHBOURS[: len(shape)]
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _of_subclass(args: tuple[Any, ...]) -> object:

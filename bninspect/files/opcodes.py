@@ -9,16 +9,16 @@ import pickle
 import struct
 from typing import TYPE_CHECKING, Any
 
-from bninspect.models._files import limits
-from bninspect.models._files.literals import LITERALS
-from bninspect.models._files.nodes import Call, Global, Items, Refused
-from bninspect.models._files.rebuild import persistent, rebuilt
-from bninspect.models._files.shortcut import tensor_ahead
+from bninspect.files import limits
+from bninspect.files.literals import LITERALS
+from bninspect.files.nodes import Call, Global, Items, Refused
+from bninspect.files.rebuild import persistent, rebuilt
+from bninspect.files.shortcut import tensors_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bninspect.models._files.machine import Machine
+    from bninspect.files.machine import Machine
 
 _U32 = struct.Struct("<I").unpack_from
 _MARK = pickle.MARK[0]
@@ -50,7 +50,7 @@ def _frame(m: Machine) -> None:
 
 
 def _mark(m: Machine) -> None:
-    if m.data[m.pos] == _MARK and tensor_ahead(m):
+    if m.data[m.pos] == _MARK and tensors_ahead(m):
         return
     m.marks.append(len(m.stack))
 
@@ -79,6 +79,7 @@ def _binput(m: Machine) -> None:
     m.memoized += 1
     if m.keep[index]:
         m.memo[index] = m.stack[-1]
+        m.heads.clear()
 
 
 def _long_binput(m: Machine) -> None:

@@ -57,21 +57,26 @@ _NANS = {  # the codes that are no number, and the bits that torch gives them as
 }  # fmt: skip
 
 
+def width(dtype: str) -> int:
+    """Bytes of one element of a storage; 0 where its type is not known."""
+    return 1 if dtype == "untyped" else SIZES.get(dtype, 0)
+
+
 @cache
 def stored(name: str, big_endian: bool) -> np.dtype[np.generic]:  # noqa: FBT001 - cached by position
     """How elements of type ``name`` lie in the file."""
     return np.dtype((">" if big_endian else "<") + _NUMPY[name])
 
 
-def decoded(raw: npt.NDArray[np.generic], name: str) -> Vector:
-    """The elements in this machine's byte order, as the numpy type that holds them exactly; always a copy."""
+def decoded(raw: npt.NDArray[np.generic], name: str, *, copy: bool = True) -> Vector:
+    """The elements in this machine's byte order, as the numpy type that holds them exactly; by default a copy."""
     if name == "bfloat16":
         widened: Vector = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return widened
     if name.startswith("float8"):
         looked_up: Vector = _eights(name)[raw.astype(np.intp)]
         return looked_up
-    return np.array(raw, raw.dtype.newbyteorder("="))
+    return np.array(raw, raw.dtype.newbyteorder("="), copy=copy or None)
 
 
 @cache

@@ -48,13 +48,27 @@ class Call:
 
 
 class Storage:
-    """A run of elements of one type, by the key of its record; ``count`` is as the pickle declares it."""
+    """A run of elements of one type, by the key of its record; ``count`` is as the pickle declares it.
+
+    A key that torch made is a number, and kept as one: there may be half a million of them.
+    """
 
     __slots__ = ("count", "dtype", "key")
 
-    def __init__(self, dtype: str, key: str, count: int) -> None:
+    def __init__(self, dtype: str, key: int | str, count: int) -> None:
         self.dtype = dtype
         self.key = key
+        self.count = count
+
+
+class Part:
+    """Neighbours within a storage, as old legacy streams name them: ``count`` elements from ``offset`` on."""
+
+    __slots__ = ("count", "offset", "storage")
+
+    def __init__(self, storage: Storage, offset: int, count: int) -> None:
+        self.storage = storage
+        self.offset = offset
         self.count = count
 
 

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from bninspect.models._files.nodes import Refused
+from bninspect.files.nodes import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +34,13 @@ _REASONS = {
 
 
 class Opened:
-    """An open regular file; ``size`` is its length when it was opened."""
+    """An open regular file; ``size`` is its length when it was opened, ``inflated`` what its deflated parts became."""
 
-    def __init__(self, handle: int, size: int) -> None:
+    def __init__(self, handle: int, size: int, origin: int = 0) -> None:
         self.handle = handle
         self.size = size
+        self._origin = origin
+        self.inflated = 0
         self._window = b""
         self._window_start = 0
 
@@ -60,10 +62,31 @@ class Opened:
             self._window, self._window_start = fetched, start
         return fetched[:count]
 
+    def fill(self, start: int, buffer: memoryview) -> None:
+        """Read as many bytes from ``start`` as ``buffer`` is long into it: what is long is not held twice.
+
+        Raises:
+            Refused: as for :meth:`read`.
+        """
+        if start < 0 or start + len(buffer) > self.size:
+            raise Refused("it points beyond its own end")
+        try:
+            os.lseek(self.handle, self._origin + start, os.SEEK_SET)
+            while buffer and (count := os.readv(self.handle, [buffer])):
+                buffer = buffer[count:]
+        except OSError as error:
+            raise Refused(_reason(error)) from error
+        if buffer:
+            raise Refused("it was cut short while it was read")
+
+    def within(self, start: int, size: int) -> Opened:
+        """A run of its bytes as a file of its own."""
+        return Opened(self.handle, size, self._origin + start)
+
     def _fetch(self, start: int, count: int) -> bytes:
         pieces = []
         try:
-            os.lseek(self.handle, start, os.SEEK_SET)
+            os.lseek(self.handle, self._origin + start, os.SEEK_SET)
             while count > 0 and (piece := os.read(self.handle, count)):
                 pieces.append(piece)
                 count -= len(piece)

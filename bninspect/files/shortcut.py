@@ -1,0 +1,122 @@
+"""The thirty opcodes by which torch.save writes one small tensor, taken in one step, and the tensors after it too.
+
+A state dict is little else than these. Only taken where it changes nothing: the bytes are exactly those opcodes, and
+nothing that they put into the memo is ever fetched. All else goes the long way.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from typing import TYPE_CHECKING, Any
+
+from bninspect.files.nodes import Global, Tensor
+from bninspect.files.rebuild import STORAGES, declared, storage_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bninspect.files.machine import Machine
+
+_GET = rb"(?:h.|j....)"
+_PUT = rb"r...."
+_INT = rb"(?:K.|M..)"
+_LONG = rb"(?:K.|M..|J...[\0-\x7f])"
+_TENSOR = (
+    rb"\((" + _GET + _GET + rb")"  # a mark, "storage", the type of storage
+    + rb"(?:X(.)\0\0\0(0|[1-9][0-9]{0,17})" + _PUT + rb"|(" + _GET + rb"))"  # its key, new or seen before
+    + rb"(" + _GET + rb")(" + _LONG + rb")N?t" + _PUT + rb"Q"  # the device, the number of elements, no part
+    + rb"(" + _LONG + rb")"  # offset
+    + rb"(?:\)\)|(" + _INT + rb")\x85" + _PUT + rb"K\x01\x85" + _PUT + rb")"  # shape and stride
+    + rb"[\x88\x89](" + _GET + rb")\)R" + _PUT + rb"t" + _PUT + rb"R" + _PUT  # requires_grad, hooks
+)  # fmt: skip
+_FIRST = re.compile(_TENSOR, re.DOTALL)
+_NEXT = re.compile(_PUT + rb"(" + _GET + rb")\(" + _TENSOR, re.DOTALL)  # behind the name of an item of a dict
+_SHORT = b"\0\0\0"
+
+
+def tensors_ahead(m: Machine) -> bool:
+    """Whether a tensor stood at ``m``; it is then on the stack in place of the function that makes it.
+
+    Where names and tensors follow in turn, all of these are on the stack as well, as far as they are alike.
+    """
+    func = m.stack[-1] if m.stack else None
+    if m.awaited is None or not _is(func, "torch._utils", "_rebuild_tensor_v2"):
+        return False
+    while m.awaited[-1] < m.pos:
+        m.awaited.pop()
+    found = _FIRST.match(m.data, m.pos, m.awaited[-1])
+    made = _tensor(m, found.groups()) if found else None
+    if made is None or found is None:
+        return False
+    m.stack[-1] = made
+    m.pos = found.end()
+    _others(m, func)
+    return True
+
+
+def _others(m: Machine, func: object) -> None:
+    """Names and tensors that follow."""
+    assert m.awaited is not None
+    data, push, match, end = m.data, m.stack.append, _NEXT.match, m.awaited[-1]
+    known: dict[bytes, bool] = {}
+    while data[m.pos : m.pos + 1] == pickle.BINUNICODE and data[m.pos + 2 : m.pos + 5] == _SHORT:
+        begin = m.pos + 5  # behind the length
+        stop = begin + data[m.pos + 1]
+        found = match(data, stop, end)
+        if found is None:
+            break
+        get, *rest = found.groups()
+        if get not in known:
+            known[get] = _fetched(m, get) is func
+        made = _tensor(m, rest) if known[get] else None
+        if made is None:
+            break
+        push(str(data[begin:stop], "utf-8", "surrogatepass"))
+        push(made)
+        m.memoized += 1
+        m.pos = found.end()
+
+
+def _tensor(m: Machine, groups: Sequence[Any]) -> Tensor | None:
+    """The tensor, if what is fetched from the memo is what it takes."""
+    kind, size, digits, seen, device, count, offset, length, hooks = groups
+    head = (kind, seen, device, hooks)
+    if head not in m.heads:
+        m.heads[head] = _head(m, *head)
+    dtype, key = m.heads[head]
+    if digits is not None:
+        key = int(digits) if size[0] == len(digits) else None
+    if dtype is None or key is None:
+        return None
+    storage = declared(dtype, key, _number(count), m.storages)
+    shape = m.vectors.get(length)
+    if shape is None:
+        shape = m.vectors[length] = () if length is None else (_number(length),)
+    m.memoized += 4 + (digits is not None) + 2 * (length is not None)
+    return Tensor(storage, dtype, _number(offset), shape, () if length is None else (1,))
+
+
+def _head(
+    m: Machine, kind: bytes, seen: bytes | None, device: bytes, hooks: bytes
+) -> tuple[str | None, int | str | None]:
+    """The type of element, and the key of a storage that was seen before; ``None`` if it is no tensor's after all."""
+    word = 2 if kind[:1] == pickle.BINGET else 5
+    storage = _fetched(m, kind[word:])
+    key = None if seen is None else _fetched(m, seen)
+    usual = _fetched(m, kind[:word]) == "storage" and isinstance(_fetched(m, device), str)
+    if not (usual and isinstance(storage, Global) and _is(_fetched(m, hooks), "collections", "OrderedDict")):
+        return None, None
+    return STORAGES.get(storage.name, "unknown"), storage_key(key) if isinstance(key, str) else None
+
+
+def _is(found: object, module: str, name: str) -> bool:
+    return isinstance(found, Global) and found.name == name and found.module == module
+
+
+def _fetched(m: Machine, opcode: bytes) -> object:
+    return m.memo.get(int.from_bytes(opcode[1:], "little"))
+
+
+def _number(opcode: bytes) -> int:
+    return opcode[1] if len(opcode) == 2 else int.from_bytes(opcode[1:], "little")
