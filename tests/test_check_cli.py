@@ -251,7 +251,7 @@ def test_what_cannot_be_checked_gets_one_clear_answer(run, tmp_path):
     for arguments, words in (
         (["nets.py:failing", "--input", "3,8,8"], "the forward of nets.py:failing on [2, 3, 8, 8] failed in Failing"),
         (["nets.py:healthy", "--batch", "wrong.pt"], "failed in layer 0, Conv2d(3, 4"),
-        (["stored.pt", "--batch", "wrong.pt"], "give the model that the file fills (MODEL --checkpoint FILE)"),
+        (["stored.pt", "--batch", "wrong.pt"], "name the model that they belong to: MODEL --checkpoint stored.pt"),
     ):
         code, out, err = run("check", *arguments)
         assert (code, out) == (2, "")
