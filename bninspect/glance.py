@@ -106,11 +106,8 @@ def _doubt(found: Glance, dtype: torch.dtype) -> Tensor | None:
     most, least = (1 - 1 / limit) * images * found.size, TINY * images * found.size
     second = found.norms.square().sum((0, 2))
     share = found.sums.sum((0, 2)).square_().div_(second)  # NaN for zeros
-    low, high = second.aminmax()
-    if float(share.max()) <= most and float(low) > least and float(high) < torch.inf:
-        return None
-    index: Tensor = (~((share <= most) & (second > least) & (second < torch.inf))).nonzero().flatten()
-    return index
+    trusted = (share <= most).logical_and_(second > least).logical_and_(second < torch.inf)
+    return None if trusted.all() else trusted.logical_not_().nonzero().flatten()
 
 
 def _closer(view: Tensor, channel: int, found: Glance, index: Tensor) -> Glance:
@@ -133,39 +130,42 @@ def _pool(glances: Sequence[Glance]) -> Moments:
     widths = [one.sums.shape[1] for one in glances]
     size = np.repeat([float(one.size) for one in glances], widths)
     rows = np.repeat([one.sums.shape[2] for one in glances], widths)
-    starts = np.cumsum(rows) - rows
-    first = np.add.reduceat(_side_by_side([one.sums for one in glances]), starts, axis=1)
-    second = np.add.reduceat(np.square(_side_by_side([one.norms for one in glances])).sum(0), starts)
+    channels = np.cumsum(rows) - rows  # where their rows begin
     pooled = Moments(*np.full((len(Moments._fields), len(size)), np.nan))
     with np.errstate(invalid="ignore", over="ignore"):  # channels with NaN or infinite values are overlaid
+        first = np.add.reduceat(_side_by_side([one.sums for one in glances]), channels, axis=1)
+        second = np.add.reduceat(np.square(_side_by_side([one.norms for one in glances])).sum(0), channels)
         mean = first.sum(0) / (images * size)
         deviation = first / size - mean
         pooled.M2[:] = second - mean * mean * (images * size)
         pooled.image_M2[:] = np.square(deviation).sum(0)
     pooled.count[:], pooled.images[:], pooled.nonfinite[:] = images * size, images, 0
     pooled.mean[:] = pooled.image_mean[:] = mean
-    for one, end in zip(glances, accumulate(widths), strict=True):
-        if one.extremes or one.shift is not None or one.again:
-            _complete(Moments(*(vector[end - one.sums.shape[1] : end] for vector in pooled)), one)
+    starts = accumulate(widths[:-1], initial=0)
+    _complete(pooled, list(zip(glances, starts, strict=True)))
     return pooled
+
+
+def _complete(pooled: Moments, layers: Sequence[tuple[Glance, int]]) -> None:
+    """Write into the moments what is not in the sums of the layers, which begin at these channels."""
+    for one, start in layers:
+        layer = slice(start, start + one.sums.shape[1])
+        if one.shift is not None:
+            pooled.mean[layer] += one.shift.double().numpy()
+            pooled.image_mean[layer] = pooled.mean[layer]
+        if one.extremes:
+            pooled.zeros[layer], pooled.min[layer], pooled.max[layer] = (figure.numpy() for figure in one.extremes)
+    doubted = [(one.again[0].numpy() + start, one.again[1]) for one, start in layers if one.again]
+    if doubted:
+        where = np.concatenate([index for index, _ in doubted])
+        for old, new in zip(pooled, collect([again for _, again in doubted]), strict=True):
+            old[where] = new
 
 
 def _side_by_side(figures: list[Tensor]) -> Vector:
     """The rows ``[N, C, rows]`` of all layers, ``[N, C1 * rows1 + C2 * rows2 + ...]``."""
     together: Vector = torch.cat([figure.flatten(1) for figure in figures], 1).double().numpy()
     return together
-
-
-def _complete(layer: Moments, found: Glance) -> None:
-    """Write into a layer's moments what is not in its sums."""
-    if found.shift is not None:
-        layer.mean[:] = layer.image_mean[:] = layer.mean + found.shift.double().numpy()
-    if found.extremes:
-        layer.zeros[:], layer.min[:], layer.max[:] = (figure.numpy() for figure in found.extremes)
-    if found.again:
-        index, more = found.again
-        for old, new in zip(layer, _pool([more]) if isinstance(more, Glance) else more, strict=True):
-            old[index.numpy()] = new
 
 
 def _planes(view: Tensor, *, extremes: bool) -> Glance:
