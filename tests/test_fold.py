@@ -138,3 +138,26 @@ def test_only_the_call_that_feeds_the_layer_counts():
     found = dict(folding.found)
     model(x)  # measured once
     assert folding.found == found
+
+
+class Overwriting(nn.Module):
+    """Writes into the input of its convolution before BatchNorm has run."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = x + 1
+        y = self.conv(x)
+        x.zero_()
+        return self.bn(y)
+
+
+@torch.no_grad()
+def test_an_input_that_is_overwritten_is_remembered():
+    model, x = calibrate(Overwriting(), smooth(16, 3, 8, 8)), smooth(3, 3, 8, 8, seed=1)
+    seen, _ = graph.watch(observe.shadow(model, device=torch.device("meta")), (x.to("meta"),), what="")
+    folding = Folding(model, seen)
+    model(x)
+    assert folding.found["bn"][0] < 1e-5
