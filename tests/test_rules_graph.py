@@ -177,6 +177,55 @@ def test_bn308_misses_resnet():
     assert not found(build("resnet50"), "BN308")
 
 
+def shrunk(scale=1e-6, bias=0.5):
+    """Filters near zero behind a bias, and a gain that makes up for them: nothing but rounding is left of the fold."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 8, 3)
+    nn.init.constant_(conv.bias, bias)
+    conv.weight.data.mul_(scale)
+    norm = nn.BatchNorm2d(8)
+    model = calibrate(nn.Sequential(conv, norm).double(), smooth(32, 3, 16, 16, seed=1).double())
+    norm.weight.data = ((norm.running_var + norm.eps) / norm.running_var).sqrt()
+    return model.float()
+
+
+def test_bn308_hits_a_large_gain_on_a_tiny_running_var():
+    model, x = shrunk(), smooth(4, 3, 16, 16, seed=2)
+    assert model[1].running_var.max() < 1e-12
+    (finding,) = found(model, "BN308", x)
+    assert (finding.severity, finding.path) == ("info", "1")
+    with torch.no_grad():
+        wrong = nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1])(x[:1]) - model(x[:1])
+        expected = wrong.abs().max() / model(x[:1]).square().mean().sqrt()
+    assert finding.evidence == {"relative_change": pytest.approx(float(expected), rel=1e-5)}
+    assert expected > 0.05
+
+
+def test_bn308_misses_a_tiny_running_var_that_loses_nothing():
+    x = smooth(4, 3, 16, 16, seed=2)
+    assert not found(shrunk(bias=0.0), "BN308", x)  # no mean to take away
+    model = shrunk()
+    nn.init.ones_(model[1].weight)  # eps rules: the output is beta, folded or not
+    nn.init.constant_(model[1].bias, 0.1)
+    assert not found(model, "BN308", x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bn308_misses_what_any_folding_rounds(dtype):
+    model = calibrate(train_a_little(build("resnet18")), smooth(32, 3, 32, 32, seed=1)).to(dtype)
+    assert not found(model, "BN308", smooth(2, 3, 32, 32, seed=2).to(dtype))
+
+
+def test_bn308_says_what_it_did_not_measure():
+    (silent,) = bninspect.check(build("resnet18"), select=["BN308"]).silent
+    assert "not measured: no batch was given" in silent.reason
+    model = calibrate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), smooth(8, 3, 8, 8))
+    nn.utils.parametrizations.weight_norm(model[0])
+    (silent,) = bninspect.check(model, smooth(8, 3, 8, 8), select=["BN308"]).silent
+    assert "could not be measured" in silent.reason
+    assert silent.layers == ("1",)
+
+
 @pytest.mark.parametrize("inplace", [True, False])
 def test_a_tensor_written_in_place_has_a_new_origin(inplace):
     class Residual(nn.Module):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 import bninspect
 from bninspect import graph, meta, observe
+from bninspect.data_facts import Data
 from bninspect.errors import BNInspectError, InputError
-from bninspect.facts import Data, Facts, Graph, LayerFacts, is_untrained, share
-from bninspect.inspection import _groups, _watch
+from bninspect.facts import Facts, Graph, LayerFacts, is_untrained, share
+from bninspect.inspection import _fold, _groups, _watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -137,6 +139,7 @@ class _Gathering:
         repeated = {path for path, node in seen.nodes.items() if node.calls > 1} if seen else set()
         twin = observe.shadow(self.model)
         watch = _watch.Watch(twin, repeated, _SAMPLE)
+        folding = _fold.Folding(twin, seen) if seen and "BN308" in self.request.wanted else None
         within = _groups.Within()
         sample: list[tuple[Any, ...]] = []
 
@@ -154,7 +157,8 @@ class _Gathering:
             on_piece=on_piece,
         )
         del twin
-        return self._figures(watch, within, _joined(sample), report), report
+        found = self._figures(watch, within, _joined(sample), report)
+        return msgspec.structs.replace(found, folded=folding.found if folding else {}), report
 
     def _why_no_data(self) -> str | None:
         if self.first is None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bninspect import glance, observe
+from bninspect.data_facts import Candidate, ModeChange, Padding
 from bninspect.errors import BNInspectError
-from bninspect.facts import Candidate, ModeChange, Padding, median
+from bninspect.facts import median
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

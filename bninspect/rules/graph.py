@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bninspect.facts import Hit, Silence, share
+from bninspect.facts import FOLDABLE, Hit, Silence, share
 from bninspect.rules._rule import rule
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from bninspect.facts import Facts, LayerFacts
     from bninspect.report import Severity
 
-_LINEAR = ("conv", "conv_transpose", "linear")
 _FEATURES_LAST = ("linear", "layer_norm", "attention", "rnn", "embedding")
 
 
@@ -35,7 +34,7 @@ def bn301_redundant_bias(facts: Facts) -> Iterator[Hit]:
     found = [
         bn
         for bn in facts.having("node")
-        if bn.node.producer and bn.node.producer.role in _LINEAR and bn.node.producer.bias
+        if bn.node.producer and bn.node.producer.role in FOLDABLE and bn.node.producer.bias
         if bn.node.producer.consumers == 1 and bn.node.calls == 1
         if not bn.frozen and (bn.training or not trains)
     ]
@@ -183,26 +182,50 @@ def bn307_wrong_axis(facts: Facts) -> Iterator[Hit]:
         yield bn.hit("positions are normalised instead of features", None, severity, num_features=length, width=width)
 
 
-@rule("info", "graph")
-def bn308_not_foldable(facts: Facts) -> Iterator[Hit | Silence]:
-    """A BatchNorm layer cannot be folded into the layer before it.
+@rule("info", "graph", "data?")
+def bn308_not_foldable(facts: Facts, *, change: float = 0.01, spacings: float = 32.0) -> Iterator[Hit | Silence]:
+    """A BatchNorm layer cannot be folded into the layer before it without loss.
 
     Why: inference tools fold BatchNorm into the convolution before it. It is wrong, or refused, where there is none,
-    where its output is also used elsewhere, and for grouped transposed convolutions.
+    where its output is also used elsewhere, and for grouped transposed convolutions. It loses digits where a channel's
+    mean is large beside its standard deviation, and the gain makes up for a tiny running_var.
 
     Do: nothing, unless inference speed is wanted; then leave these layers out of the folding.
 
-    Hit: densenet121, where 62 layers follow a concatenation.
+    Hit: densenet121, where 62 layers follow a concatenation; on a batch, filters that have shrunk to 1e-6 behind a bias
+    of 0.5, with a gain that makes up for them.
 
     Miss: resnet50, where every layer follows a convolution of its own.
+
+    Thresholds: change, the largest difference that folding makes to the output on one image, over the output's root
+    mean square; spacings, the same in spacings of the layer's precision (both must be passed). Ten healthy networks of
+    torchvision differ by at most 1.2e-5 in float32, and by 15 spacings in float16 and 8 in bfloat16 (three networks).
     """
     if not facts.having("node"):
         yield Silence("no layer was called")
+        return
+    foldable = [bn for bn in facts.having("node") if bn.node.foldable]
     for bn in facts.having("node"):
-        producer = bn.node.producer
-        if producer is None or producer.role not in _LINEAR:
-            yield bn.hit("cannot be folded: the input comes from no convolution or linear layer")
-        elif producer.consumers > 1 or bn.node.calls > 1:
-            yield bn.hit("cannot be folded: the layer before has other readers", consumers=producer.consumers)
-        elif producer.role == "conv_transpose" and producer.groups > 1:
-            yield bn.hit("cannot be folded by torch: transposed convolution with groups", groups=producer.groups)
+        if not bn.node.foldable:
+            yield _unfoldable(bn)
+    if facts.data is None:
+        if foldable:
+            yield Silence(f"what folding changes was not measured: {facts.why.get('data', 'there is no data')}")
+        return
+    for bn in foldable:
+        found, spacing = facts.data.folded.get(bn.path, (0.0, 0.0))
+        if found > max(change, spacings * spacing):
+            yield bn.hit("folding changes the output by more than rounding", relative_change=found)
+    unmeasured = tuple(bn.path for bn in foldable if bn.path not in facts.data.folded)
+    if unmeasured:
+        reason = "no finite output, no running statistics, or a weight that is no plain parameter"
+        yield Silence(f"what folding changes could not be measured: {reason}", unmeasured)
+
+
+def _unfoldable(bn: LayerFacts) -> Hit:
+    producer = bn.node.producer
+    if producer is None or producer.role not in FOLDABLE:
+        return bn.hit("cannot be folded: the input comes from no convolution or linear layer")
+    if producer.role == "conv_transpose" and producer.groups > 1 and producer.consumers == 1 and bn.node.calls == 1:
+        return bn.hit("cannot be folded by torch: transposed convolution with groups", groups=producer.groups)
+    return bn.hit("cannot be folded: the layer before has other readers", consumers=producer.consumers)
