@@ -106,8 +106,11 @@ def _doubt(found: Glance, dtype: torch.dtype) -> Tensor | None:
     most, least = (1 - 1 / limit) * images * found.size, TINY * images * found.size
     second = found.norms.square().sum((0, 2))
     share = found.sums.sum((0, 2)).square_().div_(second)  # NaN for zeros
-    trusted = (share <= most).logical_and_(second > least).logical_and_(second < torch.inf)
-    return None if trusted.all() else trusted.logical_not_().nonzero().flatten()
+    low, high = second.aminmax()
+    if float(share.max()) <= most and float(low) > least and float(high) < torch.inf:
+        return None
+    index: Tensor = (~((share <= most) & (second > least) & (second < torch.inf))).nonzero().flatten()
+    return index
 
 
 def _closer(view: Tensor, channel: int, found: Glance, index: Tensor) -> Glance:

@@ -125,9 +125,10 @@ class _Run:
 
         def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
-            if self.layers[path].num_features == 0:  # a lazy layer learns its channels from its first input
-                self.layers[path] = observe.describe(path, module)
-            if x.dim() < 2 or x.shape[1] != self.layers[path].num_features:
+            layer = self.layers[path]
+            if layer.num_features == 0:  # a lazy layer learns its channels from its first input
+                layer = self.layers[path] = observe.describe(path, module)
+            if x.dim() < 2 or x.shape[1] != layer.num_features:
                 return  # the layer itself is about to refuse it, in its own words
             if x.is_quantized:
                 x = x.dequantize()
