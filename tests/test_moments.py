@@ -78,6 +78,20 @@ def test_quantised_values_err_in_one_direction_and_are_still_exact(layout):
         assert_exact(glance.measure(x.contiguous(memory_format=layout)), x)
 
 
+@pytest.mark.parametrize("shape", [(3, 41, 100, 100), (2, 3, 700, 600)], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_many_blocks_are_put_together_in_their_order(layout, shape):
+    """More values than a block holds; every image and every channel has a mean and extremes of its own."""
+    images, channels = shape[:2]
+    offset = torch.arange(images * channels).view(images, channels, 1, 1) / (images * channels)
+    x = torch.randn(shape) + offset
+    assert x.numel() > 1 << 20
+    found = glance.measure(x.contiguous(memory_format=layout))
+    assert_exact(found, x)
+    means = x.double().mean((2, 3)).numpy()
+    np.testing.assert_allclose(found.image_M2, np.square(means - means.mean(0)).sum(0), rtol=1e-5)
+
+
 def test_torch_itself_is_wrong_where_we_are_not():
     """The layer's own statistics on channels_last: the reason why they are not taken for the truth."""
     x = (torch.randn(32, 4, 56, 56) + 1e4).contiguous(memory_format=torch.channels_last)
