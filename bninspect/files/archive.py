@@ -46,6 +46,7 @@ _DIGITS = 9
 _WINDOW = 1 << 18
 _STORED = 0
 _DEFLATED = 8
+DAMAGED = "a record does not match its checksum: the file is damaged"
 _DISAGREEMENT = "its zip directory and its records do not say the same"
 
 
@@ -65,12 +66,13 @@ class Records:
     """The same of many records: a vector for each of :class:`Record`'s fields."""
 
     def __init__(self, start: Numbers, size: Numbers, crc: Numbers, packed: Numbers) -> None:
+        self.start = start
         self.size = size
-        self._columns = (start, size, crc, packed)
+        self.crc = crc
+        self.packed = packed
 
-    def __iter__(self) -> Iterator[Record]:
-        columns: Any = map(memoryview, self._columns)  # type: ignore[arg-type]
-        return map(Record, *columns)
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.start.item(index), self.size.item(index), self.crc.item(index), self.packed.item(index))
 
 
 class Archive:
@@ -121,7 +123,7 @@ class Archive:
         starts = np.empty(len(indices), np.int64)
         offsets = self.offsets[indices]
         order = np.argsort(offsets)
-        for window in _windows(offsets[order]):
+        for window in windows(offsets[order]):
             chosen = order[window]
             starts[chosen] = offsets[chosen] + self._headers(indices[chosen])
         if np.any(~deflated & (sizes != packed)):
@@ -133,7 +135,7 @@ class Archive:
 
     def read(self, name: bytes, longest: int) -> bytes:
         """The bytes of ``name``, checked."""
-        (record,) = self.records(np.array([self.index(name)]))
+        record = self.records(np.array([self.index(name)]))[0]
         if record.size > longest:
             raise Refused(f"its record {printable(name.decode('utf-8', 'replace'))} is larger than any honest one")
         return whole(self.file, record)
@@ -210,9 +212,12 @@ def _fields(source: npt.NDArray[np.uint8], at: Numbers, kind: np.dtype[Any]) -> 
     return rows.view(kind)[:, 0]
 
 
-def _windows(offsets: Numbers) -> Iterator[slice]:
-    """Runs of places, in order, that are read at once: near to each other, and not too many bytes."""
-    first, apart = 0, np.append(np.flatnonzero(np.diff(offsets) > _WINDOW) + 1, len(offsets))
+def windows(offsets: Numbers, alone: npt.NDArray[np.bool_] | None = None) -> Iterator[slice]:
+    """Runs of places, in order, that are read at once: near to each other, not too many bytes, none ``alone`` in it."""
+    gaps = np.diff(offsets) > _WINDOW
+    if alone is not None:
+        gaps |= alone[1:] | alone[:-1]
+    first, apart = 0, np.append(np.flatnonzero(gaps) + 1, len(offsets))
     while first < len(offsets):
         last = int(np.searchsorted(offsets, offsets[first] + _WINDOW, "right"))
         last = min(last, int(apart[np.searchsorted(apart, first, "right")]))
@@ -283,7 +288,7 @@ def refuse_damage(raw: bytes | memoryview, record: Record) -> None:
     import zlib
 
     if record.crc >= 0 and zlib.crc32(raw) != record.crc:
-        raise Refused("a record does not match its checksum: the file is damaged")
+        raise Refused(DAMAGED)
 
 
 def _inflated(file: Opened, record: Record) -> bytes:

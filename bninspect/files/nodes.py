@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 
 class Refused(Exception):  # noqa: N818 - it is an answer, worded for the user at one place
     """The file is not read any further; the text is the reason, without the file's name."""
 
 
-class Global:
+class Node(msgspec.Struct, gc=False, eq=False):
+    """A description that holds no other but a storage, so never a cycle: there may be a million."""
+
+
+class Global(Node):
     """A class or function that the pickle names: ``module.name``, never looked up."""
 
-    __slots__ = ("module", "name")
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module = module
-        self.name = name
+    module: str
+    name: str
 
     @property
     def path(self) -> str:
@@ -47,50 +50,36 @@ class Call:
         self.state: Any = None
 
 
-class Storage:
+class Storage(Node):
     """A run of elements of one type, by the key of its record; ``count`` is as the pickle declares it.
 
     A key that torch made is a number, and kept as one: there may be half a million of them.
     """
 
-    __slots__ = ("count", "dtype", "key")
-
-    def __init__(self, dtype: str, key: int | str, count: int) -> None:
-        self.dtype = dtype
-        self.key = key
-        self.count = count
+    dtype: str
+    key: int | str
+    count: int
 
 
-class Part:
+class Part(Node):
     """Neighbours within a storage, as old legacy streams name them: ``count`` elements from ``offset`` on."""
 
-    __slots__ = ("count", "offset", "storage")
-
-    def __init__(self, storage: Storage, offset: int, count: int) -> None:
-        self.storage = storage
-        self.offset = offset
-        self.count = count
+    storage: Storage
+    offset: int
+    count: int
 
 
-class Tensor:
+class Tensor(Node):
     """A strided window on a storage: all that is needed to read it, and no value of it."""
 
-    __slots__ = ("dtype", "offset", "shape", "storage", "strides")
-
-    def __init__(
-        self, storage: Storage, dtype: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
-    ) -> None:
-        self.storage = storage
-        self.dtype = dtype
-        self.offset = offset
-        self.shape = shape
-        self.strides = strides
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
-class Odd:
+class Odd(Node):
     """A tensor of a kind that holds no plain values: sparse, quantized, without storage."""
 
-    __slots__ = ("what",)
-
-    def __init__(self, what: str) -> None:
-        self.what = what
+    what: str

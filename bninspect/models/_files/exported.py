@@ -168,7 +168,7 @@ def read_older(archive: Archive) -> Exported:
     Raises:
         Refused: one of the two is not as torch writes it.
     """
-    (record,) = archive.records(np.array([archive.names[_OLDER_STATE]]))
+    record = archive.records(np.array([archive.names[_OLDER_STATE]]))[0]
     if record.packed >= 0:
         raise Refused("its state dict is compressed")
     container, tensors = tensors_of(Archive(archive.file.within(record.start, record.size)))
