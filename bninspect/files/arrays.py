@@ -79,8 +79,7 @@ def read_npz(archive: Archive) -> dict[str, Held]:
         return _stored(_head(file, record), record.size, lambda: whole(file, record))
 
     return {
-        name.decode("utf-8", "replace").removesuffix(".npy"): array(records[index])
-        for index, name in enumerate(names)
+        name.decode("utf-8", "replace").removesuffix(".npy"): array(records[index]) for index, name in enumerate(names)
     }
 
 

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     Float64 = npt.NDArray[np.float64]
 
 STATE = ("weight", "bias", "running_mean", "running_var")
-_STORED = (*STATE, "scale")
-_LOWEST = tuple(f"{name}_min" for name in _STORED)
-_HIGHEST = tuple(f"{name}_max" for name in _STORED)
 _SETTINGS = (
     "path", "kind", "num_features", "eps", "momentum", "affine", "track_running_stats", "training",
     "num_batches_tracked",
@@ -36,19 +33,43 @@ DEAD = 1e-3  # an output that moves less than this is called dead
 
 def stored(layers: Sequence[BatchNormLayer]) -> tuple[StatsLayer, ...]:
     """What is known of layers without a batch: their stored values and the ranges of these."""
-    scales = [_scale(layer) for layer in layers]
-    columns = [*([getattr(layer, name) for layer in layers] for name in STATE), scales]
+    columns = [*([getattr(layer, name) for layer in layers] for name in STATE), [_scale(layer) for layer in layers]]
     lowest, highest, nonfinite = zip(*map(extremes_of, columns), strict=True)
-    rows = zip(layers, *(zip(*each, strict=True) for each in (columns, lowest, highest, nonfinite[:-1])), strict=True)
-    return tuple(
-        StatsLayer(
-            **_settings(layer),
-            nonfinite_state=sum(counts),
-            channels=Channels(**dict(zip(_STORED, vectors, strict=True))),
-            **dict(zip(_LOWEST, low, strict=True)),
-            **dict(zip(_HIGHEST, high, strict=True)),
-        )
-        for layer, vectors, low, high, counts in rows
+    rows = (zip(*each, strict=True) for each in (columns, lowest, highest, nonfinite[:-1]))
+    return tuple(map(_stored, layers, *rows))
+
+
+def _stored(
+    layer: BatchNormLayer,
+    vectors: tuple[Vector | None, ...],
+    low: tuple[float | None, ...],
+    high: tuple[float | None, ...],
+    nonfinite: tuple[int, ...],
+) -> StatsLayer:
+    """A layer; its vectors and their ranges are those of ``STATE`` and the scale, in this order."""
+    weight, bias, running_mean, running_var, scale = vectors
+    return StatsLayer(
+        path=layer.path,
+        kind=layer.kind,
+        num_features=layer.num_features,
+        eps=layer.eps,
+        momentum=layer.momentum,
+        affine=layer.affine,
+        track_running_stats=layer.track_running_stats,
+        training=layer.training,
+        num_batches_tracked=layer.num_batches_tracked,
+        weight_min=low[0],
+        weight_max=high[0],
+        bias_min=low[1],
+        bias_max=high[1],
+        running_mean_min=low[2],
+        running_mean_max=high[2],
+        running_var_min=low[3],
+        running_var_max=high[3],
+        scale_min=low[4],
+        scale_max=high[4],
+        nonfinite_state=sum(nonfinite),
+        channels=Channels(weight=weight, bias=bias, running_mean=running_mean, running_var=running_var, scale=scale),
     )
 
 
@@ -61,11 +82,10 @@ def extremes_of(vectors: Iterable[Vector | None]) -> tuple[list[float | None], l
     highest: list[float | None] = []
     nonfinite: list[int] = []
     for block in _blocks(vectors):
-        for least, most, count in _extremes(block):
-            known = least <= most
-            lowest.append(least if known else None)
-            highest.append(most if known else None)
-            nonfinite.append(count)
+        least, most, counts = _extremes(block)
+        lowest += least
+        highest += most
+        nonfinite += counts
     return lowest, highest, nonfinite
 
 
@@ -81,27 +101,31 @@ def _blocks(vectors: Iterable[Vector | None]) -> Iterator[list[Vector | None]]:
     yield block
 
 
-def _extremes(vectors: list[Vector | None]) -> Iterator[tuple[float, float, int]]:
-    """Of each vector; where it has no finite entry, the first is larger than the second."""
+def _extremes(vectors: list[Vector | None]) -> tuple[list[float | None], list[float | None], list[int]]:
     ends = np.cumsum([0 if vector is None else vector.size for vector in vectors])
     flat = np.concatenate([_EMPTY, *(vector for vector in vectors if vector is not None)])
     finite = np.isfinite(flat)
     starts = np.append(0, ends)[:-1]
-    return zip(
-        _folded(np.minimum, np.where(finite, flat, np.inf), starts, ends, np.inf),
-        _folded(np.maximum, np.where(finite, flat, -np.inf), starts, ends, -np.inf),
-        _folded(np.add, (~finite).astype(np.int64), starts, ends, 0),
-        strict=True,
-    )
+    least = _folded(np.minimum, np.where(finite, flat, np.inf), starts, ends, np.inf)
+    most = _folded(np.maximum, np.where(finite, flat, -np.inf), starts, ends, -np.inf)
+    unknown = least > most
+    counts: list[int] = _folded(np.add, (~finite).astype(np.int64), starts, ends, 0).tolist()
+    return _known(least, unknown), _known(most, unknown), counts
 
 
-def _folded(function: np.ufunc, flat: Vector, starts: Vector, ends: Vector, nothing: float) -> list[Any]:
+def _known(values: Vector, unknown: Vector) -> list[float | None]:
+    known = values.astype(object)
+    known[unknown] = None
+    return known.tolist()  # type: ignore[no-any-return]
+
+
+def _folded(function: np.ufunc, flat: Vector, starts: Vector, ends: Vector, nothing: float) -> Vector:
     """The entries from each start to its end taken together."""
     folded = np.full(len(starts), nothing, flat.dtype)
     some = ends > starts
     if some.any():
         folded[some] = function.reduceat(flat, starts[some])
-    return folded.tolist()
+    return folded
 
 
 def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extremes: bool) -> StatsLayer:

@@ -57,17 +57,19 @@ def number(value: float | None) -> str:
     """Four significant digits; a whole number as such; nothing known as a dash."""
     if value is None:
         return "-"
+    if isinstance(value, float) and not (value.is_integer() and abs(value) < _LONGEST):
+        return f"{value:.4g}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) or (value.is_integer() and abs(value) < _LONGEST):
-        return f"{int(value):,}"
-    return f"{value:.4g}"
+    return f"{int(value):,}"
 
 
 def span(low: float | None, high: float | None) -> str:
     """A range over channels, or its single value."""
     if low is None or high is None:
         return "-"
+    if low == high:
+        return number(low)
     least, most = number(low), number(high)
     return least if least == most else f"{least} .. {most}"
 

@@ -20,6 +20,7 @@ _UNBOUNDED = 100_000
 _GAP = 3  # between two columns
 _MANY = 1000  # rows, above which a table is laid out here: rich takes a minute for a hundred thousand
 _STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+_PLAIN = 200  # characters that printable() leaves as they are
 _LONG = 50_000  # characters of a text that rich need not look at
 
 
@@ -70,7 +71,13 @@ def parts(shown: View, width: int | None) -> list[RenderableType]:
 
 
 def _printable(table: Table) -> Table:
-    return table._replace(rows=tuple(tuple(map(printable, row)) for row in table.rows))
+    return table._replace(rows=tuple(row if _is_plain(row) else tuple(map(printable, row)) for row in table.rows))
+
+
+def _is_plain(row: tuple[str, ...]) -> bool:
+    """Whether no cell needs another look: one step for all of them."""
+    text = "".join(row)
+    return len(text) <= _PLAIN and text.isascii() and text.isprintable()
 
 
 def _fit(table: Table, width: int | None) -> tuple[list[int], list[Column]]:
@@ -125,13 +132,16 @@ def _long(table: Table, kept: list[int]) -> Any:
     """The same columns as plain text; wide characters may shift a cell."""
     from rich.text import Text
 
-    columns = []
-    for index in kept:
-        column = table.columns[index]
-        cells = [column.head, *(row[index] for row in table.rows)]
-        width = max(map(len, cells))
-        columns.append([cell.ljust(width) if column.justify == "left" else cell.rjust(width) for cell in cells])
-    lines = [(" " * _GAP).join(row).rstrip() for row in zip(*columns, strict=True)]
+    shown = [
+        tuple(table.columns[index].head for index in kept),
+        *([row[index] for index in kept] for row in table.rows),
+    ]
+    formats = []
+    for index, cells in zip(kept, zip(*shown, strict=True), strict=True):
+        left = "-" if table.columns[index].justify == "left" else ""
+        formats.append(f"%{left}{max(map(len, cells))}s")
+    line = (" " * _GAP).join(formats)
+    lines = [(line % tuple(row)).rstrip() for row in shown]
     lines.insert(1, "-" * max(map(len, lines)))
     return Text("\n".join(lines), no_wrap=True)
 

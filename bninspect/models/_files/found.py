@@ -63,7 +63,10 @@ def by_layer(tensors: Iterable[tuple[str, Tensor | Odd]]) -> dict[str, dict[str,
     for key, tensor in tensors:
         path, _, field = key.rpartition(".")
         if field in FIELDS:
-            groups.setdefault(path, {})[field] = tensor
+            group = groups.get(path)
+            if group is None:
+                group = groups[path] = {}
+            group[field] = tensor
     return groups
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from bninspect.files.values import Container
 
+_TENSORS = (Tensor, Odd)
+_CONTAINERS = (Items, Call, list, tuple)
 _TRANSPARENT = ("_parameters", "_buffers", "_modules")
 _OWN = frozenset(("eps", "momentum", "affine", "track_running_stats", "training", "num_features"))
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
@@ -92,26 +94,26 @@ class Walk:
             yield from _children((("", value) for value in (node.args, node.items)), place, root=True)
 
     def _mapping(self, flat: list[Any], metadata: object, place: Place) -> Iterator[tuple[object, Place]]:
-        groups = grouped((key, value) for key, value in _pairs(flat) if isinstance(value, Tensor | Odd))
+        groups = grouped((key, value) for key, value in _pairs(flat) if isinstance(value, _TENSORS))
         if self.states is not None:
             self._keep_state(flat, place)
+        section, _ = place.names()
         for prefix, group in groups.items():
-            if is_batchnorm(group):
-                self._add(prefix, group, place)
+            if not is_batchnorm(group):
+                continue
+            if prefix:
+                self._append(Found(section, prefix, group, self.container))
+            else:  # a dict of one layer's own tensors, in a dict of layers
+                outer, _, name = section.rpartition(".")
+                self._append(Found(outer, name, group, self.container))
         if metadata is not None:
             self._look_at_versions(metadata, groups)
         yield from _children(_pairs(flat), place, root=True)
 
     def _keep_state(self, flat: list[Any], place: Place) -> None:
-        tensors = {key: value for key, value in _pairs(flat) if isinstance(value, Tensor | Odd)}
+        tensors = {key: value for key, value in _pairs(flat) if isinstance(value, _TENSORS)}
         if tensors and self.states is not None:
             self.states.setdefault(".".join(filter(None, place.names())), {}).update(tensors)
-
-    def _add(self, prefix: str, group: dict[str, Tensor | Odd], place: Place) -> None:
-        section, _ = place.names()
-        if not prefix:  # a dict of one layer's own tensors, in a dict of layers
-            section, _, prefix = section.rpartition(".")
-        self._append(Found(section, prefix, group, self.container))
 
     def _append(self, found: Found) -> None:
         self._characters += len(found.section) + len(found.name)
@@ -144,12 +146,12 @@ class Walk:
         section, name = place.names()
         state = self.states.setdefault(section, {})
         for field, value in own.items():
-            if isinstance(value, Tensor | Odd) and field not in without:
+            if isinstance(value, _TENSORS) and field not in without:
                 state[f"{name}.{field}" if name else field] = value
 
     def _own_layer(self, node: Call, own: dict[str, Any], state: dict[str, Any], place: Place) -> None:
         kind = node.func.name.rpartition(".")[2] if node.func else UNKNOWN_KIND
-        tensors = {name: value for name, value in own.items() if isinstance(value, Tensor | Odd)}
+        tensors = {name: value for name, value in own.items() if isinstance(value, _TENSORS)}
         tracked = "running_mean" in tensors and "running_var" in tensors
         if not (tracked and is_batchnorm(tensors)) and not _is_untracked(state, tensors):
             return
@@ -179,24 +181,21 @@ def _is_untracked(state: dict[str, Any], tensors: dict[str, Any]) -> bool:
 
 def _children(pairs: Any, place: Place, *, root: bool) -> Iterator[tuple[object, Place]]:
     for key, value in pairs:
-        if isinstance(value, Items | Call | list | tuple) and value != ():
+        if isinstance(value, _CONTAINERS) and value != ():
             yield value, Place(place, key, root=root) if key else place
 
 
 def _pairs(flat: list[Any]) -> Iterator[tuple[str, Any]]:
     """The items of a dict whose keys are texts or numbers; others name no layer."""
-    for index in range(0, len(flat) - 1, 2):
-        key = flat[index]
-        if isinstance(key, str):
-            yield key, flat[index + 1]
-        elif type(key) is int:
-            yield _number_key(key), flat[index + 1]
-        else:
-            yield "?", flat[index + 1]
+    keys = flat[: len(flat) // 2 * 2 : 2]
+    named = keys if set(map(type, keys)) <= {str} else map(_name, keys)
+    return zip(named, flat[1::2], strict=True)
 
 
-def _number_key(key: int) -> str:
-    return str(key) if abs(key) < 1 << 64 else "?"
+def _name(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    return str(key) if type(key) is int and abs(key) < 1 << 64 else "?"
 
 
 def pairs_of(node: object) -> Iterator[tuple[str, Any]]:
