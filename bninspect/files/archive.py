@@ -86,7 +86,7 @@ class Archive:
         raw = file.read(start, size)
         at = _positions(raw, count)
         source = np.frombuffer(raw, np.uint8)
-        entries = _fields(source, at, _ENTRY)
+        entries = fields(source, at, _ENTRY)
         if np.any(entries["magic"] != _ENTRY_MAGIC):
             raise Refused("its zip directory is damaged")
         self._sizes, self._packed, self.offsets = _places(raw, at, entries)
@@ -146,7 +146,7 @@ class Archive:
         begin = offsets.item(0)
         raw = self.file.read(begin, int((offsets + lengths).max()) + _LOCAL.itemsize - begin)
         source, at = np.frombuffer(raw, np.uint8), offsets - begin
-        heads = _fields(source, at, _LOCAL)
+        heads = fields(source, at, _LOCAL)
         numbers = _numbers(source, at + _LOCAL.itemsize, lengths, self.folder, len(self._by_number))
         same = (heads["magic"] == _LOCAL_MAGIC) & (heads["method"] == self._methods[indices])
         same &= (heads["name"] == lengths) & (numbers == self._numbers[indices])
@@ -202,8 +202,12 @@ def _positions(raw: bytes, count: int) -> Numbers:
     return found
 
 
-def _fields(source: npt.NDArray[np.uint8], at: Numbers, kind: np.dtype[Any]) -> npt.NDArray[Any]:
-    """The structures that begin at each of these places."""
+def fields(source: npt.NDArray[np.uint8], at: Numbers, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The structures that begin at each of these places.
+
+    Raises:
+        Refused: one of them reaches beyond the end.
+    """
     if len(at) and at.max() + kind.itemsize > len(source):
         raise Refused("its zip directory is damaged")
     rows = np.empty((len(at), kind.itemsize), np.uint8)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bninspect.files import limits
+from bninspect.files.archive import fields, windows
 from bninspect.files.dtypes import width
 from bninspect.files.machine import Machine, Short
 from bninspect.files.nodes import Refused
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PROTOCOL = 1001
-_LOOKS = (1 << 20, 1 << 24, limits.PICKLE_BYTES)
-_AHEAD = 1 << 14
+_LOOKS = (1 << 20, 1 << 22, limits.PICKLE_BYTES)
+_LENGTH = np.dtype("<u8")
 
 
 class ZipStorages:
@@ -104,16 +105,22 @@ def _pickles(data: bytes) -> tuple[Any, dict[int | str, Storage], list[str], int
 
 
 def _place(file: Opened, start: int, keys: list[str], storages: dict[int | str, Storage]) -> None:
-    """Give each storage its place for a key, by the lengths that stand before them; the pickle must say the same."""
-    ordered = [storage_key(key) for key in keys]
+    """Give each storage its place for a key; the lengths that stand before them must be those that the pickle says."""
+    ordered = list(map(storage_key, keys))
     if len(keys) != len(storages) or set(ordered) != set(storages):
         raise Refused("its list of storages is not the one that its tensors name")
-    for key in ordered:
-        storage = storages[key]
-        count, size = int.from_bytes(file.read(start, 8, ahead=_AHEAD), "little"), width(storage.dtype)
-        if count != storage.count or (not size and count):
-            raise Refused("a storage is not as long as the file says elsewhere")
-        storage.key = start + 8
-        start += 8 + count * size
-    if start > file.size:
+    known = [storages[key] for key in ordered]
+    counts = [storage.count for storage in known]
+    if any(count and not width(storage.dtype) for count, storage in zip(counts, known, strict=True)):
+        raise Refused("a storage is of a type that is not known")
+    sizes = [_LENGTH.itemsize + storage.count * width(storage.dtype) for storage in known]
+    if start + sum(sizes) > file.size:
         raise Refused("it is cut short: its storages reach beyond its end")
+    starts = start + np.append(0, np.cumsum(sizes))[:-1].astype(np.int64)
+    for run in windows(starts):
+        begin = starts.item(run.start)
+        raw = file.read(begin, starts.item(run.stop - 1) + _LENGTH.itemsize - begin)
+        if fields(np.frombuffer(raw, np.uint8), starts[run] - begin, _LENGTH).tolist() != counts[run]:
+            raise Refused("a storage is not as long as the file says elsewhere")
+    for storage, place in zip(known, (starts + _LENGTH.itemsize).tolist(), strict=True):
+        storage.key = place
