@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from bninspect.files.machine import Machine
 
-_GET = rb"(?:h.|j....)"
+_GET = rb"(?>h.|j....)"  # atomic: an opcode is never tried twice
 _PUT = rb"r...."
-_INT = rb"(?:K.|M..)"
-_LONG = rb"(?:K.|M..|J...[\0-\x7f])"
+_INT = rb"(?>K.|M..)"
+_LONG = rb"(?>K.|M..|J...[\0-\x7f])"
 _TENSOR = (
     rb"\((" + _GET + _GET + rb")"  # a mark, "storage", the type of storage
     + rb"(?:X(.)\0\0\0(0|[1-9][0-9]{0,17})" + _PUT + rb"|(" + _GET + rb"))"  # its key, new or seen before
@@ -33,6 +33,8 @@ _TENSOR = (
 _FIRST = re.compile(_TENSOR, re.DOTALL)
 _NEXT = re.compile(_PUT + rb"(" + _GET + rb")\(" + _TENSOR, re.DOTALL)  # behind the name of an item of a dict
 _SHORT = b"\0\0\0"
+_number = int.from_bytes  # of an opcode that pushes a number, which stands behind its first byte
+_ADJACENT = (1,)
 
 
 def tensors_ahead(m: Machine) -> bool:
@@ -59,10 +61,10 @@ def _others(m: Machine, func: object) -> None:
     """Names and tensors that follow."""
     assert m.awaited is not None
     data, push, match, end = m.data, m.stack.append, _NEXT.match, m.awaited[-1]
-    known: dict[bytes, bool] = {}
-    while data[m.pos : m.pos + 1] == pickle.BINUNICODE and data[m.pos + 2 : m.pos + 5] == _SHORT:
-        begin = m.pos + 5  # behind the length
-        stop = begin + data[m.pos + 1]
+    starts, known, pos = data.startswith, dict[bytes, bool](), m.pos
+    while starts(pickle.BINUNICODE, pos) and starts(_SHORT, pos + 2):
+        begin = pos + 5  # behind the length
+        stop = begin + data[pos + 1]
         found = match(data, stop, end)
         if found is None:
             break
@@ -75,26 +77,29 @@ def _others(m: Machine, func: object) -> None:
         push(str(data[begin:stop], "utf-8", "surrogatepass"))
         push(made)
         m.memoized += 1
-        m.pos = found.end()
+        pos = m.pos = found.end()
 
 
 def _tensor(m: Machine, groups: Sequence[Any]) -> Tensor | None:
     """The tensor, if what is fetched from the memo is what it takes."""
     kind, size, digits, seen, device, count, offset, length, hooks = groups
     head = (kind, seen, device, hooks)
-    if head not in m.heads:
-        m.heads[head] = _head(m, *head)
-    dtype, key = m.heads[head]
+    known = m.heads.get(head)
+    if known is None:
+        known = m.heads[head] = _head(m, *head)
+    dtype, key = known
     if digits is not None:
         key = int(digits) if size[0] == len(digits) else None
     if dtype is None or key is None:
         return None
-    storage = declared(dtype, key, _number(count), m.storages)
+    storage = declared(dtype, key, _number(count, "little") >> 8, m.storages)
+    m.memoized += 4 + (digits is not None) + 2 * (length is not None)
+    if length is None:
+        return Tensor(storage, dtype, _number(offset, "little") >> 8, (), ())
     shape = m.vectors.get(length)
     if shape is None:
-        shape = m.vectors[length] = () if length is None else (_number(length),)
-    m.memoized += 4 + (digits is not None) + 2 * (length is not None)
-    return Tensor(storage, dtype, _number(offset), shape, () if length is None else (1,))
+        shape = m.vectors[length] = (_number(length, "little") >> 8,)
+    return Tensor(storage, dtype, _number(offset, "little") >> 8, shape, _ADJACENT)
 
 
 def _head(
@@ -116,7 +121,3 @@ def _is(found: object, module: str, name: str) -> bool:
 
 def _fetched(m: Machine, opcode: bytes) -> object:
     return m.memo.get(int.from_bytes(opcode[1:], "little"))
-
-
-def _number(opcode: bytes) -> int:
-    return opcode[1] if len(opcode) == 2 else int.from_bytes(opcode[1:], "little")

@@ -181,8 +181,15 @@ def _is_untracked(state: dict[str, Any], tensors: dict[str, Any]) -> bool:
 
 def _children(pairs: Any, place: Place, *, root: bool) -> Iterator[tuple[object, Place]]:
     for key, value in pairs:
-        if isinstance(value, _CONTAINERS) and value != ():
+        if isinstance(value, _CONTAINERS) and _holds_any(value):
             yield value, Place(place, key, root=root) if key else place
+
+
+def _holds_any(node: Any) -> bool:
+    """Whether there is anything in a container: a module has a dozen empty ones for its hooks."""
+    if isinstance(node, Call):
+        return bool(node.flat or node.args or node.items or node.state is not None)
+    return bool(node.flat if isinstance(node, Items) else node)
 
 
 def _pairs(flat: list[Any]) -> Iterator[tuple[str, Any]]:
