@@ -330,3 +330,26 @@ def test_the_environment_of_a_process_of_its_own(tmp_path, command):
     assert (done.returncode, done.stdout) == (2, "")
     assert f"hf-hub:me/other is not in the cache {tmp_path / 'home' / 'hub' / 'models--me--other'}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_report_says_which_timm(run, tmp_path):
+    words = ("stats", "timm:test_resnet", "--batch", "random", "--input", "3,32,32")
+    assert f", timm {timm.__version__}, device cpu" in run(*words)[1]
+    snapshot = ("--snapshot", "bn.json")
+    assert run(*words, *snapshot, "--update")[0] == 0
+    stored = json.loads((tmp_path / "bn.json").read_text())
+    assert stored["tool"]["timm"] == timm.__version__
+    stored["tool"]["timm"] = "1.0.0"
+    (tmp_path / "bn.json").write_text(json.dumps(stored))
+    assert f"made with timm 1.0.0, and compared with one made with timm {timm.__version__}" in run(*words, *snapshot)[1]
+    del stored["tool"]["timm"]  # as older versions wrote it
+    (tmp_path / "bn.json").write_text(json.dumps(stored))
+    code, out, _ = run(*words, *snapshot)
+    assert code == 0
+    assert "timm 1" not in out
+
+
+def test_a_report_without_timm_names_none(command, tmp_path):
+    torch.save(torch.zeros(2, 3, 4, 4), tmp_path / "batch.pt")
+    report = json.loads(command("stats", "--batch", "batch.pt", "--format", "json").stdout)
+    assert (report["tool"]["timm"], report["tool"]["torch"]) == (None, torch.__version__)
