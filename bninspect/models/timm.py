@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bninspect.errors import SourceError
 from bninspect.models import LiveModel, ModelOptions, _timm
-from bninspect.models._downloads import failed, require
+from bninspect.models._downloads import fetched
+from bninspect.models._hub import Repository
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -116,14 +117,12 @@ def _name_of(config: Any) -> str:
 def _build(shown: str, name: str, options: ModelOptions, remarks: list[str], config: Any) -> nn.Module:
     """The model, with the weights of ``config`` where there is one."""
     if config is None:
-        return _timm.create(shown, name, options.arguments, remarks, pretrained=False)
+        return _timm.create(shown, name, options.arguments, remarks)
     trained, what = _name_of(config), f"the file of the weights {_name_of(config)} of {shown}"
     if config.hf_hub_id:
-        with _timm.from_hub(f"{what} ({config.hf_hub_id} on the Hugging Face hub)", config.hf_hub_id):
-            return _timm.create(shown, trained, options.arguments, remarks, pretrained=True)
-    if options.offline:
-        require(what, config.url)
-    try:
-        return _timm.create(shown, trained, options.arguments, remarks, pretrained=True)
-    except OSError as error:
-        raise failed(what, config.url, error) from error
+        repository = Repository(config.hf_hub_id)
+        with repository.reached(f"{what} ({repository.name} on the Hugging Face hub)"):
+            file = repository.weights(config.to_dict())
+    else:
+        file = fetched(what, config.url, offline=options.offline)
+    return _timm.create(shown, trained, options.arguments, remarks, file)
