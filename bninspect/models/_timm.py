@@ -15,9 +15,9 @@ from bninspect.models._downloads import downloading
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def folder(shown: str) -> Path:
@@ -94,6 +94,24 @@ def _state(path: str) -> dict[str, Any]:
 
     state: dict[str, Any] = tensors(read_all(path))
     return state
+
+
+def transforms(shown: str, config: dict[str, Any]) -> Callable[[Any], Tensor]:
+    """What timm puts an image through before a model of this configuration, where it is evaluated.
+
+    Raises:
+        SourceError: timm cannot tell.
+    """
+    data = imported().data
+    try:
+        with quiet():
+            made: Callable[[Any], Tensor] = data.create_transform(**data.resolve_data_config(pretrained_cfg=config))
+    except Exception as error:
+        raise SourceError(
+            f"the preprocessing that {shown} names cannot be made ({brief(error)}): add --transforms NAME, such as "
+            "ResNet50_Weights.DEFAULT"
+        ) from error
+    return made
 
 
 @contextmanager

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
 SCHEME = "hf-hub"
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
@@ -55,6 +55,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         kind="hf-hub",
         build=partial(build, pretrained=True),
         outline=partial(build, pretrained=False),
+        transforms=partial(_transforms, shown, configuration),
         weights=value,
         remarks=remarks,
     )
@@ -75,6 +76,10 @@ def _build(
         if pretrained:
             file = repository.weights(config)
         return _timm.create(shown, f"hf-hub:{repository.name}{revision}", arguments, remarks, file)
+
+
+def _transforms(shown: str, configuration: Callable[[], dict[str, Any]]) -> tuple[str, Callable[[Any], Tensor]]:
+    return shown, _timm.transforms(shown, configuration())
 
 
 def _configuration(shown: str, repository: Repository) -> dict[str, Any]:

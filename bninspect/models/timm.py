@@ -14,7 +14,9 @@ from bninspect.models._hub import Repository
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
 
 SCHEME = "timm"
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)", re.MULTILINE)
@@ -61,6 +63,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         kind="timm",
         build=partial(build, config if options.weights else None),
         outline=partial(build, None),
+        transforms=partial(_transforms, architecture, config),
         weights=_name_of(config) if options.weights else None,
         notes=() if options.weights else (random,),
         remarks=remarks,
@@ -126,3 +129,10 @@ def _build(shown: str, name: str, options: ModelOptions, remarks: list[str], con
     else:
         file = fetched(what, config.url, offline=options.offline)
     return _timm.create(shown, trained, options.arguments, remarks, file)
+
+
+def _transforms(architecture: str, config: Any) -> tuple[str, Callable[[Any], Tensor]]:
+    """Those of ``config``, or of the weights that timm takes by default: even without them it was made for these."""
+    config = config or _timm.imported().models.get_pretrained_cfg(architecture)
+    shown = f"timm:{_name_of(config)}"
+    return shown, _timm.transforms(shown, config.to_dict())
