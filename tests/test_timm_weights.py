@@ -115,11 +115,27 @@ def test_another_classifier_keeps_its_own_values(cache):
     assert torch.equal(made.bn1.running_mean, net.bn1.running_mean)
 
 
-def test_a_file_of_another_name(cache):
+@pytest.mark.parametrize("custom", [False, "hf"])
+def test_a_file_of_another_name(cache, tmp_path, custom):
     net = hub.trained(num_classes=10)
-    pretrained = {"num_classes": 10, "hf_hub_filename": "best.bin", "custom_load": "hf", "classifier": "fc"}
+    pretrained = {"num_classes": 10, "hf_hub_filename": "best.bin", "custom_load": custom, "classifier": "fc"}
     laid_out(cache, saved(net.state_dict()), "best.bin", hub.config(pretrained_cfg=pretrained))
     same(load("hf-hub:me/net").build(), net)
+    laid_out(cache, saved(Code(tmp_path / "canary")), "best.bin", hub.config(pretrained_cfg=pretrained))
+    with pytest.raises(SourceError, match=r"cannot read '.*best\.bin': it holds no tensors"):
+        load("hf-hub:me/net").build()
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("model", ["hf-hub:me/net", "timm:test_resnet"])
+@pytest.mark.parametrize("argument", ["checkpoint_path=code.pt", "pretrained=True"])
+def test_arguments_let_timm_read_nothing(run, cache, tmp_path, model, argument):
+    (tmp_path / "code.pt").write_bytes(saved(Code(tmp_path / "canary")))
+    laid_out(cache, saved(hub.trained(num_classes=10).state_dict()))
+    code, out, err = run("stats", model, *BATCH, "--model-arg", argument)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("name", ["../../../config.json", 3, "no/such.bin"])

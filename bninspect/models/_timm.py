@@ -65,16 +65,17 @@ def create(
 
     Raises:
         SourceError: timm refused, or the file cannot be read.
-        OSError: a file is not there.
     """
     timm = imported()
-    trained: dict[str, Any] = {}
+    if "checkpoint_path" in arguments:  # timm's reader of these has run their code
+        raise SourceError(f"{shown} is filled with the values of a file by --checkpoint FILE, not by --model-arg")
+    trained: dict[str, Any] = {"pretrained": weights is not None}
     if weights is not None:
-        trained = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": _state(str(weights)), "source": None}}
+        trained["pretrained_cfg_overlay"] = {"state_dict": _state(str(weights)), "source": None}
     try:
         with quiet(remarks), downloading():
             model: Any = timm.create_model(name, **trained, **parse_arguments(arguments))
-    except (MemoryError, OSError):
+    except MemoryError:
         raise
     except Exception as error:
         raise SourceError(f"{shown} cannot be built: {brief(error)}") from error
