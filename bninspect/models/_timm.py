@@ -39,7 +39,8 @@ def imported() -> Any:
         SourceError: importing it raised.
     """
     try:
-        import timm
+        with quiet():
+            import timm
     except Exception as error:
         raise SourceError(
             f"timm cannot be imported ({brief(error)}): pip install --upgrade 'bninspect[timm]'; other models work "
