@@ -132,6 +132,7 @@ def test_a_file_of_another_name(cache, tmp_path, custom):
 def test_arguments_let_timm_read_nothing(run, cache, tmp_path, model, argument):
     (tmp_path / "code.pt").write_bytes(saved(Code(tmp_path / "canary")))
     laid_out(cache, saved(hub.trained(num_classes=10).state_dict()))
+    hub.lay_out(cache, "timm/test_resnet.r160_in1k", {FILES[1]: saved(hub.trained().state_dict())})
     code, out, err = run("stats", model, *BATCH, "--model-arg", argument)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
