@@ -349,12 +349,12 @@ def tool(device: torch.device, dtype: torch.dtype | None, mode: Mode | None) -> 
     """Versions and settings for a report's header."""
     from bninspect import __version__
 
-    torchvision = sys.modules.get("torchvision")
+    others = {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torchvision", "timm")}
     return Tool(
         bninspect=__version__,
         python=platform.python_version(),
         torch=str(torch.__version__),
-        torchvision=getattr(torchvision, "__version__", None),
+        **others,
         device=str(device),
         dtype=str(dtype).removeprefix("torch.") if dtype else None,
         tf32=bool(torch.backends.cudnn.allow_tf32) if device.type == "cuda" else None,

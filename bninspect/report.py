@@ -31,6 +31,7 @@ class Tool(Struct, frozen=True, kw_only=True):
     python: str
     torch: str | None = None
     torchvision: str | None = None
+    timm: str | None = None
     device: str | None = None
     dtype: str | None = None
     tf32: bool | None = None

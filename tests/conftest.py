@@ -71,6 +71,16 @@ def command(tmp_path):
     return call
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The hub's cache in a folder of the test's own, and no way to the hub."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def resnet18():
     from torchvision.models import resnet18

@@ -12,11 +12,25 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save
 
+from bninspect import _plugins, models
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def load(text, **options):
+    """The model that MODEL names, as the command line finds it."""
+    found, value = models.find(text, _plugins.plugins("models"))
+    return found.load(value, models.ModelOptions(**options))
+
+
+def same(net, twin):
+    """See that two models have the same values."""
+    for key, value in twin.state_dict().items():
+        assert torch.equal(net.state_dict()[key], value), key
 
 
 def config(architecture="test_resnet", **more):

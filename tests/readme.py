@@ -96,7 +96,8 @@ def text(command: click.Command, name: str) -> str:
 
 def plain(readme: str) -> str:
     """Without what differs between machines: versions, digits of measured numbers, and the width of columns."""
-    readme = re.sub(r"(bninspect|Python|torch|torchvision) \d[\w.+]*", r"\1", readme).replace(", torchvision", "")
+    readme = re.sub(r"(bninspect|Python|torch|torchvision|timm) \d[\w.+]*", r"\1", readme)
+    readme = readme.replace(", torchvision", "").replace(", timm", "")
     readme = re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", readme)
     return re.sub(r"[ \-]+", " ", readme)
 

@@ -87,8 +87,8 @@ def files(tmp_path, note_batch):
 
 def compare(request, name, text):
     """Versions differ from machine to machine; all else is compared."""
-    text = re.sub(r'(bninspect|[Pp]ython|torch|torchvision)(" ?: "| )[0-9][\w.+]*', r"\1\2X", text)
-    text = re.sub(r', torchvision\sX|\n *"torchvision" ?: ("X"|null),', "", text)
+    text = re.sub(r'(bninspect|[Pp]ython|torch|torchvision|timm)(" ?: "| )[0-9][\w.+]*', r"\1\2X", text)
+    text = re.sub(r', (torchvision|timm)\sX|\n *"(torchvision|timm)" ?: ("X"|null),', "", text)
     text = re.sub(r"^bninspect X.*?float32$", "bninspect X", text, flags=re.MULTILINE | re.DOTALL)
     path = GOLDEN / name
     if request.config.getoption("--update-golden"):

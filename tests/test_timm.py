@@ -12,31 +12,13 @@ import hub
 import pytest
 import timm
 import torch
+from hub import load, same
 from huggingface_hub import constants
 
-from bninspect import _plugins, models
 from bninspect.errors import SourceError
 from bninspect.models import timm as source
 
 REPOSITORY = "timm/test_resnet.r160_in1k"
-
-
-def load(text, **options):
-    found, value = models.find(text, _plugins.plugins("models"))
-    return found.load(value, models.ModelOptions(**options))
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """The hub's cache in a folder of the test's own, and no way to the hub."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "cache"
-
-
-def same(net, twin):
-    for key, value in twin.state_dict().items():
-        assert torch.equal(net.state_dict()[key], value), key
 
 
 def test_names_are_timms_own():
@@ -117,7 +99,7 @@ def test_a_timm_that_does_not_import(tmp_path, command):
 
 @pytest.mark.parametrize("wanted", ["DEFAULT", "r160_in1k", "test_resnet.r160_in1k"])
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_weights_are_loaded_by_timms_own_code(cache, tmp_path, wanted, file):
+def test_weights_are_found_where_timm_keeps_them(cache, tmp_path, wanted, file):
     net = hub.trained()
     torch.save(net.state_dict(), tmp_path / "net")
     data = hub.weights(net) if file == "model.safetensors" else (tmp_path / "net").read_bytes()
@@ -165,14 +147,6 @@ def test_weights_that_lie_at_an_address(run, tmp_path, monkeypatch):
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert "and cannot be downloaded: [Errno 111] Connection refused" in err
-
-
-def test_damaged_weights_are_said(run, cache):
-    hub.lay_out(cache, REPOSITORY, {"model.safetensors": b"\x08\0\0\0\0\0\0\0no json!"})
-    code, out, err = run("stats", "timm:test_resnet", "--weights", "DEFAULT", "--batch", "random", "--input", "3,32,32")
-    assert (code, out) == (2, "")
-    assert "timm:test_resnet cannot be built: SafetensorError" in err
-    assert len(err.splitlines()) == 1
 
 
 def test_what_timm_warns_of_is_a_note(run, cache, caplog):
@@ -330,3 +304,26 @@ def test_the_environment_of_a_process_of_its_own(tmp_path, command):
     assert (done.returncode, done.stdout) == (2, "")
     assert f"hf-hub:me/other is not in the cache {tmp_path / 'home' / 'hub' / 'models--me--other'}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_report_says_which_timm(run, tmp_path):
+    words = ("stats", "timm:test_resnet", "--batch", "random", "--input", "3,32,32")
+    assert f", timm {timm.__version__}, device cpu" in run(*words)[1]
+    snapshot = ("--snapshot", "bn.json")
+    assert run(*words, *snapshot, "--update")[0] == 0
+    stored = json.loads((tmp_path / "bn.json").read_text())
+    assert stored["tool"]["timm"] == timm.__version__
+    stored["tool"]["timm"] = "1.0.0"
+    (tmp_path / "bn.json").write_text(json.dumps(stored))
+    assert f"made with timm 1.0.0, and compared with one made with timm {timm.__version__}" in run(*words, *snapshot)[1]
+    del stored["tool"]["timm"]  # as older versions wrote it
+    (tmp_path / "bn.json").write_text(json.dumps(stored))
+    code, out, _ = run(*words, *snapshot)
+    assert code == 0
+    assert "timm 1" not in out
+
+
+def test_a_report_without_timm_names_none(command, tmp_path):
+    torch.save(torch.zeros(2, 3, 4, 4), tmp_path / "batch.pt")
+    report = json.loads(command("stats", "--batch", "batch.pt", "--format", "json").stdout)
+    assert (report["tool"]["timm"], report["tool"]["torch"]) == (None, torch.__version__)

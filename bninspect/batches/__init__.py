@@ -10,11 +10,17 @@ from bninspect._plugins import choose
 from bninspect.errors import SourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
+
+    from torch import Tensor
 
 
 class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says about a batch beside its name."""
+    """What the command line says about a batch beside its name.
+
+    ``transforms`` are named by the user, those of torchvision's weights; ``own`` gives the model's, with their name.
+    """
 
     key: str | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -22,6 +28,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
     seed: int = 0
     transforms: str | None = None
+    own: Callable[[], tuple[str, Callable[[Any], Tensor]]] | None = None
     workers: int = 0
     max_batches: int | None = None
 

@@ -32,7 +32,7 @@ def accepts(text: str) -> bool:
 
 
 def load(value: str, options: BatchOptions) -> Batch:
-    """The images of a file or of a folder and those below it, by the transforms that the weights were trained with.
+    """The images of a file or of a folder and those below it, by the transforms named, or the model's own.
 
     Raises:
         SourceError: there are none, the transforms are not given or not known; while it streams, an image is damaged.
@@ -42,9 +42,10 @@ def load(value: str, options: BatchOptions) -> Batch:
     shown = printable(value)
     paths = _paths(value, shown)
     size = options.size or _PIECE
-    images = _Images(paths, _transforms(options.transforms, shown))
+    name, transforms = _transforms(options, shown)
+    images = _Images(paths, transforms)
     loader: Any = DataLoader(images, batch_size=size, num_workers=options.workers, collate_fn=_stacked)  # type: ignore[arg-type]
-    kind = f"{'image' if len(paths) == 1 else 'images'}, {options.transforms}"
+    kind = f"{'image' if len(paths) == 1 else 'images'}, {name}"
     pieces = streamed(value, kind, (_checked(piece) for piece in loader), options).data
     number = len(paths) if options.max_batches is None else min(len(paths), size * options.max_batches)
     return Batch(name=value, kind=kind, data=pieces, num_images=number)
@@ -66,12 +67,18 @@ def _paths(value: str, shown: str) -> list[Path]:
     return found
 
 
-def _transforms(name: str | None, shown: str) -> Callable[[Any], Tensor]:
-    if name is None:
-        raise SourceError(
-            f"the images of {shown} need the transforms of the model's training: "
-            "add --transforms NAME, such as ResNet50_Weights.DEFAULT, or --weights DEFAULT"
-        )
+def _transforms(options: BatchOptions, shown: str) -> tuple[str, Callable[[Any], Tensor]]:
+    if options.transforms is not None:
+        return options.transforms, _named(options.transforms)
+    if options.own is not None:
+        return options.own()
+    raise SourceError(
+        f"the images of {shown} need the transforms of the model's training, which are not known: add --transforms "
+        "NAME, such as ResNet50_Weights.DEFAULT (models of timm and trained weights of torchvision have their own)"
+    )
+
+
+def _named(name: str) -> Callable[[Any], Tensor]:
     from torchvision import models
 
     try:

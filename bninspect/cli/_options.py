@@ -270,15 +270,13 @@ def refuse_to_run(model: Any, option: str) -> NoReturn:
 
 
 def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:
-    """The batch that SOURCE names; images get the transforms of the model's weights, unless others are named."""
+    """The batch that SOURCE names; images get the model's own transforms, unless others are named."""
     from bninspect import batches
 
     source, value = batches.find(text, _plugins.plugins("batches"))
-    names = ("key", "shapes", "dtypes", "seed", "workers", "max_batches")
-    transforms = settings["transforms"] or _trained_transforms(model, settings)
-    wanted = batches.BatchOptions(
-        **{name: settings[name] for name in names}, size=settings["batch_size"], transforms=transforms
-    )
+    names = ("key", "shapes", "dtypes", "seed", "transforms", "workers", "max_batches")
+    own = model.transforms if model else None
+    wanted = batches.BatchOptions(**{name: settings[name] for name in names}, size=settings["batch_size"], own=own)
     found: Batch = source.load(value, wanted)
     return found
 
@@ -313,8 +311,3 @@ def build(found: Any, seed: int) -> Any:
 
     torch.manual_seed(seed)
     return found.build()
-
-
-def _trained_transforms(found: Any, settings: dict[str, Any]) -> str | None:
-    """The name of the torchvision weights that were asked for, whose transforms then fit."""
-    return found.weights if found and settings["weights"] and found.kind == "torchvision" else None

@@ -38,9 +38,7 @@ Settings may stand in pyproject.toml:
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Images in one training step; the batch runs in such pieces."
 )
-@click.option(
-    "--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default those of --weights."
-)
+@click.option("--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default the model's own.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
 @click.option("--max-batches", type=click.IntRange(1), metavar="K", help="Stop a loader or a folder after K pieces.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random weights.")

@@ -33,9 +33,7 @@ Examples:
 @click.option("--batch", metavar="SOURCE", help="A file (.pt, .npy, .npz, .safetensors), images, loader, or random.")
 @click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input.")
 @click.option("--batch-size", type=click.IntRange(1), help="Split into pieces of this many images; random: how many.")
-@click.option(
-    "--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default those of --weights."
-)
+@click.option("--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default the model's own.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
 @click.option("--max-batches", type=click.IntRange(1), metavar="K", help="Stop a loader or a folder after K pieces.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random batches and random weights.")

@@ -152,7 +152,7 @@ def _renamed(a: Any, b: Any) -> Iterator[Difference]:
 
 def _notes(a: Any, b: Any, together: list[tuple[Any, Any]]) -> Iterator[str]:
     """What a reader of the differences has to know: what made the two, and what could not be compared."""
-    for name in ("torch", "torchvision", "device", "dtype", "tf32", "bninspect"):
+    for name in ("torch", "torchvision", "timm", "device", "dtype", "tf32", "bninspect"):
         old, new = getattr(a.tool, name), getattr(b.tool, name)
         if old is not None and new is not None and old != new:
             yield f"made with {name} {old}, and compared with one made with {name} {new}"

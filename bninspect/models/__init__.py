@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from bninspect.layers import BatchNormLayer
 
@@ -32,13 +32,15 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be built and run: ``build()`` makes it, with random or with trained weights.
 
     ``outline()`` makes the same layers without the trained values, where that is cheaper: neither shapes nor the values
-    of another file need them. ``remarks`` are notes that are only known once it was built.
+    of another file need them. ``transforms()`` says what an image goes through before this model sees it, by name and
+    as a function of a PIL image. ``remarks`` are notes that are only known once it was built.
     """
 
     name: str
     kind: str
     build: Callable[[], nn.Module]
     outline: Callable[[], nn.Module] | None = None
+    transforms: Callable[[], tuple[str, Callable[[Any], Tensor]]] | None = None
     weights: str | None = None
     notes: tuple[str, ...] = ()
     remarks: list[str] = []

@@ -35,6 +35,27 @@ def require(what: str, url: str) -> None:
         raise SourceError(f"{what} ({printable(url)}) {_nowhere(url)}, and --offline allows no download")
 
 
+def fetched(what: str, url: str, *, offline: bool) -> Path:
+    """Where the file of ``url`` is kept; it is fetched where it is not yet.
+
+    Raises:
+        SourceError: it is not kept, and cannot or may not be fetched.
+    """
+    import torch.hub
+
+    path = cached(url)
+    if offline:
+        require(what, url)
+    elif not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with downloading():
+                torch.hub.download_url_to_file(url, str(path), progress=False)
+        except OSError as error:
+            raise failed(what, url, error) from error
+    return path
+
+
 def failed(what: str, url: str, error: OSError) -> SourceError:
     """The error to raise where the file of ``url`` is not kept and could not be fetched."""
     reason = printable(str(getattr(error, "reason", error)), 160)

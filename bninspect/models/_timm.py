@@ -1,4 +1,4 @@
-"""timm, for the two sources that build by it: found, kept quiet, not waiting long for a hub that does not answer."""
+"""timm, for the two sources that build by it: found, kept quiet, and never left to read a file of weights itself."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from bninspect.models._downloads import downloading
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from torch import nn
-
-_PATIENCE = 10.0  # seconds for the hub's first answer
+    from torch import Tensor, nn
 
 
 def folder(shown: str) -> Path:
@@ -41,93 +39,85 @@ def imported() -> Any:
         SourceError: importing it raised.
     """
     try:
-        import timm
+        with quiet():
+            import timm
     except Exception as error:
         raise SourceError(
-            f"timm cannot be imported ({_brief(error)}): pip install --upgrade 'bninspect[timm]'; other models work "
+            f"timm cannot be imported ({brief(error)}): pip install --upgrade 'bninspect[timm]'; other models work "
             "without it"
         ) from error
     return timm
 
 
-def create(shown: str, name: str, arguments: dict[str, str], remarks: list[str], *, pretrained: bool) -> nn.Module:
-    """The model, by timm's own code; files that it reads must be fetched within :func:`from_hub`.
+def create(
+    shown: str, name: str, arguments: dict[str, str], remarks: list[str], weights: Path | str | None = None
+) -> nn.Module:
+    """The model, by timm's own code; a configuration of the hub must be fetched while it is reached.
+
+    A file of weights is read without running anything of it, and its values are handed to timm, which takes them for
+    the downloaded ones: it renames old keys and fits the classifier, as it does for each architecture.
 
     Args:
         shown: what the user asked for.
         name: for timm, with a tag or as it spells a repository.
         arguments: of ``--model-arg``.
         remarks: what timm warns of is added.
-        pretrained: with trained values.
+        weights: a file of trained values.
 
     Raises:
-        SourceError: timm refused.
-        OSError: a file is not there.
+        SourceError: timm refused, or the file cannot be read.
     """
     timm = imported()
+    if "checkpoint_path" in arguments:  # timm's reader of these has run their code
+        raise SourceError(f"{shown} is filled with the values of a file by --checkpoint FILE, not by --model-arg")
+    trained: dict[str, Any] = {"pretrained": weights is not None}
+    if weights is not None:
+        trained["pretrained_cfg_overlay"] = {"state_dict": _state(str(weights)), "source": None}
     try:
-        with _quiet(remarks), downloading():
-            model: nn.Module = timm.create_model(name, pretrained=pretrained, **parse_arguments(arguments))
-    except (MemoryError, OSError):
+        with quiet(remarks), downloading():
+            model: Any = timm.create_model(name, **trained, **parse_arguments(arguments))
+    except MemoryError:
         raise
     except Exception as error:
-        raise SourceError(f"{shown} cannot be built: {_brief(error)}") from error
-    return model
+        raise SourceError(f"{shown} cannot be built: {brief(error)}") from error
+    model.pretrained_cfg.pop("state_dict", None)  # a copy, as large as the model
+    made: nn.Module = model
+    return made
 
 
-@contextmanager
-def from_hub(what: str, repository: str, revision: str | None = None) -> Iterator[None]:
-    """Within this context files of a hub repository are fetched, or found in the hub's cache.
+def _state(path: str) -> dict[str, Any]:
+    import torch
 
-    Whether the hub can be asked is tried once. Where it cannot, the cache answers at once; timm's own way is to try
-    each of its files six times, which takes close to a minute.
+    from bninspect.models._files import read_all
+
+    def tensors(values: Any) -> Any:
+        held = isinstance(values, dict)
+        return {key: tensors(value) for key, value in values.items()} if held else torch.from_numpy(values)
+
+    state: dict[str, Any] = tensors(read_all(path))
+    return state
+
+
+def transforms(shown: str, config: dict[str, Any]) -> Callable[[Any], Tensor]:
+    """What timm puts an image through before a model of this configuration, where it is evaluated.
 
     Raises:
-        SourceError: ``what`` is in neither.
+        SourceError: timm cannot tell.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    obstacle, before = _obstacle(repository, revision), constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = obstacle is not None
+    data = imported().data
     try:
-        with _quiet():
-            yield
-    except LocalEntryNotFoundError as error:
-        place = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-        why = obstacle or "it could not be downloaded"
-        raise SourceError(f"{what} is not in the cache {printable(str(place))}, and {why}") from error
-    except (OSError, HFValidationError) as error:
-        raise SourceError(f"{what} could not be read: {_brief(error)}") from error
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _obstacle(repository: str, revision: str | None) -> str | None:
-    """Why nothing can be fetched from the repository, in words; ``None`` where nothing speaks against it."""
-    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
-
-    if constants.HF_HUB_OFFLINE:
-        return "no download is allowed (--offline, or HF_HUB_OFFLINE)"
-    name = printable(repository)
-    known = {
-        errors.GatedRepoError: f"{name} is for those who accepted its terms and are logged in (hf auth login)",
-        errors.RepositoryNotFoundError: f"the hub has no {name}, or it is private (hf auth login)",
-        errors.RevisionNotFoundError: f"{name} has no revision '{printable(revision or 'main')}'",
-    }
-    try:
-        with _quiet():
-            get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), timeout=_PATIENCE)
-    except errors.EntryNotFoundError:
-        return None
+        with quiet():
+            made: Callable[[Any], Tensor] = data.create_transform(**data.resolve_data_config(pretrained_cfg=config))
     except Exception as error:
-        words = next((text for kind, text in known.items() if isinstance(error, kind)), None)
-        return words or f"{constants.ENDPOINT} cannot be reached ({_brief(error, 160)})"
-    return None
+        raise SourceError(
+            f"the preprocessing that {shown} names cannot be made ({brief(error)}): add --transforms NAME, such as "
+            "ResNet50_Weights.DEFAULT"
+        ) from error
+    return made
 
 
 @contextmanager
-def _quiet(remarks: list[str] | None = None) -> Iterator[None]:
+def quiet(remarks: list[str] | None = None) -> Iterator[None]:
     """Within this context neither library writes anything; what timm would warn of becomes remarks."""
     collector = _Collector([] if remarks is None else remarks)
     loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
@@ -154,5 +144,5 @@ class _Collector(logging.Handler):
         self.remarks.append(f"timm: {printable(record.getMessage().strip(), 300)}")
 
 
-def _brief(error: BaseException, limit: int = 300) -> str:
+def brief(error: BaseException, limit: int = 300) -> str:
     return f"{type(error).__name__}: {printable(str(error).strip().partition(chr(10))[0], limit)}"

@@ -79,7 +79,14 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveMode
         remarks.extend(_fill(net, model.name, path, strict=strict))
         return net
 
-    return LiveModel(name=model.name, kind=model.kind, build=build, weights=_text(path), remarks=remarks)
+    return LiveModel(
+        name=model.name,
+        kind=model.kind,
+        build=build,
+        transforms=model.transforms,
+        weights=_text(path),
+        remarks=remarks,
+    )
 
 
 def _fill(net: nn.Module, name: str, path: str, *, strict: bool) -> list[str]:

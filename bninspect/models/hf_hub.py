@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 from bninspect.errors import SourceError
 from bninspect.models import LiveModel, ModelOptions, _timm
+from bninspect.models._hub import Repository
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor, nn
 
 SCHEME = "hf-hub"
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
@@ -44,12 +47,15 @@ def load(value: str, options: ModelOptions) -> LiveModel:
             f"{shown} has weights of its own: leave --weights out (other ones are hf-hub:ORG/NAME@REVISION)"
         )
     remarks: list[str] = []
-    build = partial(_build, shown, found[1], found[2], options.arguments, remarks)
+    repository = Repository(found[1], found[2])
+    configuration = cache(partial(_configuration, shown, repository))
+    build = partial(_build, shown, repository, options.arguments, remarks, configuration)
     return LiveModel(
         name=f"hf-hub:{value}",
         kind="hf-hub",
         build=partial(build, pretrained=True),
         outline=partial(build, pretrained=False),
+        transforms=partial(_transforms, shown, configuration),
         weights=value,
         remarks=remarks,
     )
@@ -57,28 +63,33 @@ def load(value: str, options: ModelOptions) -> LiveModel:
 
 def _build(
     shown: str,
-    repository: str,
-    revision: str | None,
+    repository: Repository,
     arguments: dict[str, str],
     remarks: list[str],
+    configuration: Callable[[], dict[str, Any]],
     *,
     pretrained: bool,
 ) -> nn.Module:
-    name = f"hf-hub:{repository}@{revision}" if revision else f"hf-hub:{repository}"
-    with _timm.from_hub(f"config.json of {shown}", repository, revision):
-        _check(shown, repository, revision)
-        if not pretrained:
-            return _timm.create(shown, name, arguments, remarks, pretrained=False)
-    with _timm.from_hub(f"the file of the weights of {shown}", repository, revision):
-        return _timm.create(shown, name, arguments, remarks, pretrained=True)
+    revision = f"@{repository.revision}" if repository.revision else ""
+    config, file = configuration(), None
+    with repository.reached(f"the file of the weights of {shown}"):
+        if pretrained:
+            file = repository.weights(config)
+        return _timm.create(shown, f"hf-hub:{repository.name}{revision}", arguments, remarks, file)
 
 
-def _check(shown: str, repository: str, revision: str | None) -> None:
-    """See that the repository's ``config.json`` names an architecture of timm."""
+def _transforms(shown: str, configuration: Callable[[], dict[str, Any]]) -> tuple[str, Callable[[Any], Tensor]]:
+    return shown, _timm.transforms(shown, configuration())
+
+
+def _configuration(shown: str, repository: Repository) -> dict[str, Any]:
+    """What the repository's ``config.json`` says of its trained model, of an architecture that timm has."""
     timm = _timm.imported()
-    path = _config(shown, repository, revision)
+    with repository.reached(f"config.json of {shown}"):
+        path = _file_of(shown, repository)
     try:
-        architecture = json.loads(path.read_bytes())["architecture"]
+        config = json.loads(path.read_bytes())
+        architecture, pretrained = config["architecture"], dict(config.get("pretrained_cfg", config))
         known = timm.models.is_model(architecture)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(
@@ -90,14 +101,14 @@ def _check(shown: str, repository: str, revision: str | None) -> None:
             f"{shown} has the architecture '{printable(str(architecture))}', which timm {timm.__version__} does not: a "
             "newer one may"
         )
+    return pretrained
 
 
-def _config(shown: str, repository: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
+def _file_of(shown: str, repository: Repository) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repository, "config.json", revision=revision))
+        return repository.file("config.json")
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError as error:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from bninspect.errors import SourceError
 from bninspect.models import LiveModel, ModelOptions, _timm
-from bninspect.models._downloads import failed, require
+from bninspect.models._downloads import fetched
+from bninspect.models._hub import Repository
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
 
 SCHEME = "timm"
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)", re.MULTILINE)
@@ -60,6 +63,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         kind="timm",
         build=partial(build, config if options.weights else None),
         outline=partial(build, None),
+        transforms=partial(_transforms, architecture, config),
         weights=_name_of(config) if options.weights else None,
         notes=() if options.weights else (random,),
         remarks=remarks,
@@ -116,14 +120,19 @@ def _name_of(config: Any) -> str:
 def _build(shown: str, name: str, options: ModelOptions, remarks: list[str], config: Any) -> nn.Module:
     """The model, with the weights of ``config`` where there is one."""
     if config is None:
-        return _timm.create(shown, name, options.arguments, remarks, pretrained=False)
+        return _timm.create(shown, name, options.arguments, remarks)
     trained, what = _name_of(config), f"the file of the weights {_name_of(config)} of {shown}"
     if config.hf_hub_id:
-        with _timm.from_hub(f"{what} ({config.hf_hub_id} on the Hugging Face hub)", config.hf_hub_id):
-            return _timm.create(shown, trained, options.arguments, remarks, pretrained=True)
-    if options.offline:
-        require(what, config.url)
-    try:
-        return _timm.create(shown, trained, options.arguments, remarks, pretrained=True)
-    except OSError as error:
-        raise failed(what, config.url, error) from error
+        repository = Repository(config.hf_hub_id)
+        with repository.reached(f"{what} ({repository.name} on the Hugging Face hub)"):
+            file = repository.weights(config.to_dict())
+    else:
+        file = fetched(what, config.url, offline=options.offline)
+    return _timm.create(shown, trained, options.arguments, remarks, file)
+
+
+def _transforms(architecture: str, config: Any) -> tuple[str, Callable[[Any], Tensor]]:
+    """Those of ``config``, or of the weights that timm takes by default: even without them it was made for these."""
+    config = config or _timm.imported().models.get_pretrained_cfg(architecture)
+    shown = f"timm:{_name_of(config)}"
+    return shown, _timm.transforms(shown, config.to_dict())

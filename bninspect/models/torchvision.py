@@ -64,6 +64,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         name=value,
         kind="torchvision",
         build=_builder(value, weights, options),
+        transforms=None if weights is None else lambda: (str(weights), weights.transforms()),
         weights=str(weights) if weights is not None else None,
         notes=() if weights is not None else (f"{value} has random weights: --weights DEFAULT loads trained ones",),
     )

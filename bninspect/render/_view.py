@@ -94,6 +94,7 @@ def versions(tool: Tool) -> str:
     parts = [f"bninspect {tool.bninspect}", f"Python {tool.python}"]
     parts += [f"torch {tool.torch}"] if tool.torch else []
     parts += [f"torchvision {tool.torchvision}"] if tool.torchvision else []
+    parts += [f"timm {tool.timm}"] if tool.timm else []
     parts += [f"device {tool.device}"] if tool.device else []
     parts += [tool.dtype] if tool.dtype else []
     parts += [f"TF32 {'on' if tool.tf32 else 'off'}"] if tool.tf32 is not None else []

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from bninspect.layers import BatchNormLayer
-    from bninspect.models._files.whole import StoredState
+    from bninspect.models._files.whole import StoredState, Values
 
-__all__ = ["StoredFile", "read", "read_state"]
+__all__ = ["StoredFile", "read", "read_all", "read_state"]
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):
@@ -73,3 +73,21 @@ def read_state(path: str, keys: Collection[str]) -> StoredState:
 
     with reading(path) as open_file:
         return read_whole(path, open_file, keys)
+
+
+def read_all(path: str) -> dict[str, Values]:
+    """All tensors of the file, by the names that it gives them; nothing is executed or imported.
+
+    Args:
+        path: a file of any kind that :func:`read` takes.
+
+    Returns:
+        The outermost tensors by their keys, and those of each dict or module within by the name of that.
+
+    Raises:
+        SourceError: as for :func:`read`; also where there are none.
+    """
+    from bninspect.models._files.whole import read_everything
+
+    with reading(path) as open_file:
+        return read_everything(path, open_file)

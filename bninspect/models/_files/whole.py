@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bninspect.files.opened import Opened
     from bninspect.models._files.kinds import State
 
+Values = Vector | dict[str, Vector]
 _PREFIXES = ("module.", "_orig_mod.", "model.", "")
 _ALL = 1 << 40  # elements: what is stored bounds them, whatever is shown
 
@@ -55,6 +56,21 @@ def read_whole(path: str, open_file: Callable[[str], Opened], keys: Collection[s
         unexpected=tuple(key for key in renamed if key not in wanted),
         place=_place(section, prefix, len(states)),
     )
+
+
+def read_everything(path: str, open_file: Callable[[str], Opened]) -> dict[str, Values]:
+    """All tensors of the file: the outermost by their keys, those of each part of it by the part's name.
+
+    Raises:
+        Refused: the file cannot be read, a tensor in it holds no plain values, or there are none.
+    """
+    found: dict[str, Values] = {}
+    for section, state in contents(path, open_file, everything=True).states.items():
+        values = _values(*_renamed(state, ""))
+        found.update({section: values} if section and values else values)
+    if not found:
+        raise Refused("it holds no tensors")
+    return found
 
 
 def _prefixes(tensors: Collection[str]) -> list[str]:
