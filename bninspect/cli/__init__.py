@@ -45,7 +45,8 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911  # one per way to end
     try:
         code = cli.main(arguments, prog_name="bninspect", standalone_mode=False, obj=arguments)
     except click.ClickException as error:
-        error.message = printable(error.message, 2000)  # it repeats words of the command line, such as file names
+        # It repeats words of the command line, such as file names.
+        error.message = printable(error.message, 2000)  # type: ignore[misc]  # final, and read by every show()
         error.show()
         return 2
     except BNInspectError as error:
