@@ -26,6 +26,8 @@ _LIMIT = 1 << 30  # bytes of JSON; a report of a million channels has less
 def is_stored_report(path: Path) -> bool:
     """Whether a file is JSON with a schema of bninspect's kind, so that it can be told from an index of weights."""
     try:
+        if not path.is_file():  # opening a pipe would wait for a writer
+            return False
         with path.open("rb") as file:
             head = file.read(4096)
     except (OSError, ValueError):

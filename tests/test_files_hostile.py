@@ -1,148 +1,251 @@
-"""Every file that a stranger might send ends in its layers or in one sentence of our own: no code, no hang."""
+"""Every file that a stranger might send, at the command line: its layers or a sentence of our own; nothing is run."""
 
-import contextlib
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
-import time
-import unicodedata
+import threading
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hostile import build, corpus
+from hostile import build, containers, corpus, judged, modules
 from hostile.names import NAMES
+from hostile.warm import Warm
 
-from bninspect.errors import SourceError
-from bninspect.models import _files
+FORMATS = {
+    "summary": ("table", "csv", "markdown", "ordereddict", "json"),
+    "stats": ("table", "csv", "markdown", "json"),
+    "check": ("table", "json", "csv", "markdown", "github", "junit"),
+}
+CASES = {name: expected for name, _, expected in corpus.files("canary")}
+GROUPS = list(dict.fromkeys(name.partition("-")[0] for name in CASES))
+BATCHES = {name: expected for name, _, expected in corpus.batches("canary")}
+PLACES = [
+    *("folder", "pipe", "zero", "null", "nowhere", "loop", "below-file"),
+    *("to-folder", "to-nowhere", "socket", "long", "tty", "sparse"),
+    *(f"shard-{name}" for name in ("folder", "pipe", "loop-a", "dangling", "socket", "sparse")), "empty",
+]  # fmt: skip
+HEAVY = ("bomb-steps", "bomb-deflated-pickle", "bomb-deflated-records", "bomb-dicts", "bomb-lists", "legacy-deep")
+TURN = {name: turn for turn, name in enumerate([*CASES, *BATCHES])}
+KEY = f"{build.LAYER}.running_var"
+FILE_NAMES = {
+    **{kind: name for kind, name in NAMES.items() if "\0" not in name and "\ud800" not in name and len(name) < 200},
+    "no-text": "\udcff\udcfe", "new-line-only": "\n", "long": "y" * 240, "hub": "hf-hub:a/b",
+}  # fmt: skip
+NETS = f"""
+from torch import nn
+def net():
+    inner = nn.Module()
+    inner.bn1 = nn.BatchNorm2d({build.CHANNELS})
+    net = nn.Sequential()
+    net.layer1 = nn.Sequential(inner)
+    inner.forward = inner.bn1
+    return net
+"""
 
-HERE = Path(__file__).parent
-CASES = [name for name, _, _ in corpus.files("canary")]
-BATCHES = [f"as-batch-{name}" for name in (*CASES, *(name for name, _, _ in corpus.batches("canary")))]
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All files of the corpus, honest ones beside them, and a module whose very import leaves a trace."""
+    made = tmp_path_factory.mktemp("hostile")
+    canary = str(made / "canary")
+    for name, raw, _ in (*corpus.files(canary), *corpus.batches(canary)):
+        (made / name).write_bytes(raw)
+    (made / "shard").write_bytes(build.good_safetensors())
+    (made / "good.pt").write_bytes(containers.GOOD)
+    (made / "nets.py").write_text(NETS)
+    (made / "evil.py").write_text(f"open({canary!r}, 'w')")
+    np.save(made / "good.npy", np.arange(8, dtype="f4").reshape(2, 4, 1, 1))
+    (made / "places").mkdir()
+    yield made
+    assert not (made / "canary").exists(), "code in a file was run"
 
 
-@pytest.fixture(scope="session")
-def outcomes(tmp_path_factory):
-    """What came of each file, all read in one process of their own."""
-    folder = tmp_path_factory.mktemp("hostile")
-    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(HERE / "hostile" / "child.py"), str(folder)],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert not (folder / "canary").exists(), "code in a file was run"
-    rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
-    assert rows["end"]["torch"] is False
-    return rows
+@pytest.fixture(scope="module")
+def stored(folder):
+    """The command line where torch cannot be imported."""
+    honest = [[command, "good.pt", "--format", fmt] for command, formats in FORMATS.items() for fmt in formats]
+    warm = Warm(folder, [*honest, ["diff", "good.pt", "good.pt"]], torch=False)
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="module")
+def live(folder):
+    """The command line with torch imported."""
+    honest = [["--batch", "good.npy"], ["--batch", "good.pt", "--batch-key", KEY]]
+    honest += [
+        ["nets.py:net", "--checkpoint", "good.pt", "--batch", "good.npy", "--format", fmt] for fmt in FORMATS["stats"]
+    ]
+    warm = Warm(folder, [["stats", *words] for words in honest], torch=True)
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="module")
+def places(folder):
+    return corpus.places(folder / "places")
+
+
+def look(warm, command, *words, fmt, expected="either", **environment):
+    """Run a command, and hold what it did against all that must hold; "colours" is a table on a terminal of 80."""
+    shown = ["--format", "table", "--color", "always"] if fmt == "colours" else ["--format", fmt]
+    environment |= {"COLUMNS": "80"} if fmt == "colours" else {}
+    ran = warm.run(command, *shown, *words, **environment)
+    assert not judged.faults(ran, fmt), (ran.command, judged.faults(ran, fmt), ran.err)
+    assert expected == "either" or (ran.code == 2) == (expected == "refuse"), ran
+    return ran
+
+
+def look_at_batch(stored, live, *words, **asked):
+    """Without torch, which a refusal should not have waited for; with it where it is then needed."""
+    waits = "ModuleNotFoundError" in stored.run("stats", "--batch", *words).err
+    return look(live if waits else stored, "stats", "--batch", *words, **asked)
+
+
+def turn(name, choices):
+    """Another of the choices for each case."""
+    return choices[TURN[name] % len(choices)]
 
 
 def test_the_corpus_is_large():
-    assert len(CASES) >= 400
-    assert len(BATCHES) >= 500
-    assert len(BATCHES) == len(set(BATCHES))
+    assert len(CASES) >= 550
+    assert len(BATCHES) >= 90
 
 
-@pytest.mark.parametrize("name", [*CASES, *BATCHES])
-def test_a_hostile_file_is_read_or_refused(outcomes, name):
-    row = outcomes[name]
-    assert row["outcome"] in ("read", "refuse"), row
-    assert row["expected"] in ("either", row["outcome"]), row
-    assert row["seconds"] < 5
-    assert row["memory"] < 300
-    if row["outcome"] == "refuse":
-        assert "\n" not in row["text"]
-        assert len(row["text"]) < 400
-        assert "weights_only" not in row["text"]
-        assert not [c for c in row["text"] if unicodedata.category(c) in ("Cc", "Cf", "Cs")]
-        assert name in BATCHES or row["text"].startswith("cannot read '")
-    elif name in BATCHES:
-        assert row["found"] in ([build.CHANNELS], [2, 3, 2, 2]) or row["expected"] == "either"
-    elif row["expected"] == "read" and not name.startswith("name-"):
-        assert row["found"] == [build.LAYER]
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_hostile_file_is_read_or_refused(stored, group):
+    for name in _of(group, CASES):
+        commands = [turn(name, list(FORMATS))] if name in HEAVY else FORMATS  # all read a file by the same reader
+        for command in commands:
+            fmt = "json" if command == "stats" else turn(name, FORMATS[command])
+            ran = look(stored, command, f"./{name}", fmt=fmt, expected=CASES[name])
+            if ran.code == 2:
+                assert ran.err.startswith(f"Error: cannot read './{name}': ")
+                assert len(ran.err) < 400
+            elif command == "stats" and CASES[name] == "read":
+                wanted = NAMES.get(name.removeprefix("name-"), build.LAYER)
+                paths = [layer["path"] for layer in json.loads(ran.out)["layers"]]
+                assert paths[:1] == [wanted.encode("utf-8", "backslashreplace").decode()]
 
 
-@pytest.mark.parametrize("kind", NAMES)
-def test_a_hostile_name_is_kept_as_data(outcomes, kind):
-    assert outcomes[f"name-{kind}"]["found"] == [NAMES[kind]]
+def _of(group, names):
+    return [name for name in names if name.partition("-")[0] == group]
 
 
-def test_what_is_no_regular_file_is_refused_at_once(outcomes):
-    places = [row for name, row in outcomes.items() if name.removeprefix("as-batch-").startswith("place-")]
-    assert len(places) >= 28
-    for row in places:
-        assert row["outcome"] == "refuse" or row["expected"] == "either", row
-        assert row["seconds"] < 1
+@pytest.mark.parametrize(
+    "group", ["graph", "name", "value", "lie", "kind", "bomb", "zip", "legacy", "safetensors", "other"]
+)
+def test_a_hostile_file_given_as_a_batch(stored, live, group):
+    for name in (name for name in _of(group, CASES) if name not in HEAVY):
+        words, fmt = (f"./{name}", "--batch-key", KEY), turn(name, FORMATS["stats"])
+        if CASES[name] == "read":
+            look(live, "stats", "--batch", *words, fmt=fmt)
+        else:
+            look_at_batch(stored, live, *words, fmt=fmt)
 
 
-def test_a_hostile_file_name_is_shown_as_text(tmp_path):
-    path = tmp_path / "\x1b[2Jmodel\n\u202e.pt"
-    path.write_bytes(b"nope")
-    with pytest.raises(SourceError, match=r"\\x1b\[2Jmodel\\n\\u202e\.pt") as caught:
-        _files.read(str(path))
-    assert str(caught.value).isprintable()
+@pytest.mark.parametrize("group", {name.partition("-")[0]: None for name in BATCHES})
+def test_a_hostile_batch_is_read_or_refused(stored, live, group):
+    for name in _of(group, BATCHES):
+        ask = (
+            partial(look, live, "stats", "--batch") if BATCHES[name] == "read" else partial(look_at_batch, stored, live)
+        )
+        ran = ask(f"./{name}", fmt="json", expected=BATCHES[name])
+        if ran.code == 0:
+            assert json.loads(ran.out)["layers"][0]["num_features"] == 3
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    path = tmp_path / "shrinking.pt"
-    path.write_bytes(build.checkpoint(build.state()))
-    real = os.read
-    reads = 0
-
-    def shrinking(handle, count):
-        nonlocal reads
-        reads += 1
-        if reads == turn:
-            os.truncate(path, 40)
-        return real(handle, count)
-
-    monkeypatch.setattr(os, "read", shrinking)
-    for turn in range(1, 5):  # noqa: B007 - read by the function above
-        path.write_bytes(build.checkpoint(build.state()))
-        reads = 0
-        with pytest.raises(SourceError, match="cut short while it was read"):
-            _files.read(str(path))
+@pytest.mark.parametrize("group", ["name", "kind", "lie"])
+def test_a_hostile_checkpoint_of_a_model(live, group):
+    for name in _of(group, CASES)[::2]:
+        expected = CASES[name] if CASES[name] == "refuse" else "either"
+        words = ("nets.py:net", "--checkpoint", name, "--batch", "good.npy")
+        look(live, "stats", *words, fmt=turn(name, FORMATS["stats"]), expected=expected)
 
 
-@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_a_read_that_fails_is_refused(tmp_path, monkeypatch, kind):
-    raw = {
-        "zip": build.checkpoint(build.state()),
-        "legacy": build.legacy(build.state()),
-        "safetensors": build.good_safetensors(),
-    }[kind]
-    path = tmp_path / "file"
-    path.write_bytes(raw)
-    real, calls = os.read, []
-    monkeypatch.setattr(os, "read", lambda *asked: calls.append(1) or real(*asked))
-    assert len(_files.read(str(path)).layers) == 1
-    for turn in range(len(calls)):
-        left = iter([True] * turn)
-
-        def failing(*asked, left=left):
-            if next(left, False):
-                return real(*asked)
-            raise OSError(5, "Input/output error")
-
-        monkeypatch.setattr(os, "read", failing)
-        with pytest.raises(SourceError, match="Input/output error"):
-            _files.read(str(path))
+@pytest.mark.parametrize("fmt", sorted({*sum(FORMATS.values(), ()), "colours"}))
+def test_layers_of_hostile_names_look_like_layers_of_tame_names(folder, stored, fmt):
+    names = list(NAMES.values())
+    (folder / "names").write_bytes(modules.all_names(names))
+    (folder / "tame").write_bytes(modules.all_names([f"l{k}" for k in range(len(names))]))
+    for command, formats in FORMATS.items():
+        for more in ((), ("--channels",)) if command == "stats" else ((),):
+            if fmt in (*formats, "colours"):
+                hostile, tame = (look(stored, command, f"./{file}", *more, fmt=fmt) for file in ("names", "tame"))
+                assert hostile.code == tame.code == (command == "check")
+                if fmt != "colours":  # a terminal's width folds long ones
+                    assert hostile.out.count("\n") == tame.out.count("\n")
 
 
-def test_no_handle_is_left_open(tmp_path):
-    path = tmp_path / "file"
-    handles = Path("/proc/self/fd")
-    before = len(list(handles.iterdir()))
-    for raw in (build.checkpoint(build.state()), build.legacy(build.state())[:-3], b"nope"):
-        path.write_bytes(raw)
-        with contextlib.suppress(SourceError):
-            _files.read(str(path))
-    assert len(list(handles.iterdir())) == before
+def test_a_hostile_file_name_is_shown_as_text(folder, stored, live):
+    for number, (kind, text) in enumerate(FILE_NAMES.items()):
+        path = Path("files", kind, name := f"{text}.pt")  # a name with slashes is folders
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(containers.GOOD)
+        for command, formats in FORMATS.items():
+            look(stored, command, "-v", str(path), fmt=formats[number % len(formats)], expected="read")
+        (folder / path).write_bytes(b"nope")
+        for words in ((str(path),), ("good.pt", name), (f"-{name}",), ("good.pt", "--snapshot", str(path))):
+            look(stored, "summary", *words, fmt="table", expected="refuse")
+        look(stored, "stats", "--batch", str(path), fmt="table", expected="refuse")
+        if number % 4 == 0:
+            words = ("nets.py:net", "--checkpoint", str(path), "--batch", "good.npy")
+            look(live, "stats", *words, fmt="table", expected="refuse")
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    start = time.perf_counter()
-    with pytest.raises(SourceError, match="it is a pipe"):
-        _files.read(str(tmp_path / "pipe"))
-    assert time.perf_counter() - start < 1
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_no_regular_file_is_refused_at_once(stored, live, places, name):
+    path = places[f"place-{name}"]
+    runs = [look(stored, command, path, fmt="table", expected="refuse") for command in ("summary", "stats", "check")]
+    runs += [
+        look(stored, "diff", *pair, fmt="table", expected="refuse") for pair in ((path, "good.pt"), ("good.pt", path))
+    ]
+    runs += [look(stored, "summary", "good.pt", "--snapshot", path, fmt="table", expected="refuse")]
+    runs += [look_at_batch(stored, live, path, fmt="table", expected="refuse")]
+    assert all(ran.waited - ran.seconds < 1 for ran in runs)
+
+
+@pytest.mark.parametrize("name", ["place-unreadable", "place-shard-unreadable", "inner/good.pt"])
+def test_what_may_not_be_read_is_refused(folder, places, name):
+    inner = folder / "inner"
+    inner.mkdir(exist_ok=True)
+    shutil.copy(folder / "good.pt", inner)
+    inner.chmod(0)
+    without = "-dac_override,-dac_read_search"  # what lets root read all
+    root = ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}"] if os.geteuid() == 0 else []
+    if root and not shutil.which("setpriv"):
+        pytest.skip("root may read all")
+    words = [*root, sys.executable, "-m", "bninspect", "summary", places.get(name, name)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ran = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    inner.chmod(0o700)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "ermission denied" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+    assert "Errno" not in ran.stderr
+
+
+def test_a_file_that_changes_while_it_is_read(folder, stored, live):
+    path, done, whole = folder / "changing.pt", threading.Event(), containers.GOOD
+    path.write_bytes(whole)
+
+    def change():
+        while not done.is_set():
+            os.truncate(path, random.randrange(len(whole)))
+            with path.open("r+b") as file:
+                file.write(whole)
+
+    writer = threading.Thread(target=change)
+    writer.start()
+    try:
+        codes = {look(stored, "stats", "changing.pt", fmt="json").code for _ in range(40)}
+        codes |= {look(live, "stats", "--batch", "changing.pt", "--batch-key", KEY, fmt="json").code for _ in range(5)}
+    finally:
+        done.set()
+        writer.join()
+    assert codes <= {0, 2}

@@ -85,22 +85,6 @@ def test_torch_is_never_imported(path, command):
     assert subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
-@pytest.mark.parametrize("fmt", ["table", "json", "csv", "markdown"])
-@pytest.mark.parametrize("command", ["summary", "stats"])
-@pytest.mark.parametrize("kind", NAMES)
-def test_a_hostile_name_is_shown_as_text(tmp_path, capsys, command, fmt, kind):
-    path = tmp_path / "net.pt"
-    path.write_bytes(build.checkpoint(build.state(NAMES[kind])))
-    code, out, err = printed(capsys, command, str(path), "--format", fmt)
-    assert (code, err) == (0, "")
-    assert not [c for c in out if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c != "\n"]
-    if fmt == "json":
-        assert json.loads(out)["layers"][0]["num_features"] == build.CHANNELS
-    elif fmt == "csv":
-        assert len(out.splitlines()) == 2
-        assert not [cell for cell in out.splitlines()[1].split(",") if cell[:1] in ("=", "@", "+")]
-
-
 @pytest.mark.parametrize(("command", "fmt"), [("summary", "ordereddict"), ("check", "github"), ("check", "junit")])
 def test_formats_for_programs_show_hostile_names_as_text(tmp_path, capsys, command, fmt):
     layers = {k: v for name in NAMES.values() if len(name) < 1000 for k, v in build.layer(name).items()}

@@ -5,7 +5,8 @@ Files go through the reader that models go through; only the element that is the
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from bninspect.batches import Batch, BatchOptions
@@ -25,8 +26,8 @@ _HEAD = 16
 
 
 def accepts(text: str) -> bool:
-    """Whatever is spelled like a file."""
-    return Path(text).suffix in {".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin"} or Path(text).is_file()
+    """Whatever is spelled like a file, or is there: the reader says why it is none."""
+    return PurePath(text).suffix in {".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin"} or os.path.lexists(text)
 
 
 def load(value: str, options: BatchOptions) -> Batch:

@@ -45,10 +45,14 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911  # one per way to end
     try:
         code = cli.main(arguments, prog_name="bninspect", standalone_mode=False, obj=arguments)
     except click.ClickException as error:
+        # It repeats words of the command line, such as file names.
+        error.message = printable(error.message, 2000)  # type: ignore[misc]  # final, and read by every show()
         error.show()
         return 2
-    except (BNInspectError, OSError) as error:
-        return _failed(error, str(error) or type(error).__name__)
+    except BNInspectError as error:
+        return _failed(error, str(error))
+    except OSError as error:
+        return _failed(error, (f"'{error.filename}': " if error.filename else "") + (error.strerror or str(error)))
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         return 130

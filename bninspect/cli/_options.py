@@ -300,7 +300,7 @@ def source_of(model: Model | None, batch: Batch | None = None) -> Source:
 def say(verbose: bool, text: str) -> None:  # noqa: FBT001
     """A line on standard error, where ``-v`` asked for it."""
     if verbose:
-        click.echo(text, err=True)
+        click.echo(printable(text, 2000), err=True)
 
 
 def build(found: Any, seed: int) -> Any:

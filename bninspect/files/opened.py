@@ -29,7 +29,7 @@ _REASONS = {
     errno.EPERM: "permission denied",
     errno.ELOOP: "its symbolic links lead round in a circle",
     errno.ENAMETOOLONG: "its name is longer than any file's",
-    errno.ENXIO: "it is a socket, and only regular files are read",
+    errno.ENXIO: "it is a socket or a device, and only regular files are read",
 }
 
 

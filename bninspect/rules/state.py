@@ -346,5 +346,5 @@ def bn113_statistics_not_converged(facts: Facts, *, left: float = 0.01) -> Itera
 
 
 def _least(vector: Any) -> float:
-    """The least finite value."""
-    return min(float(value) for value in vector if value - value == 0)
+    """The least value, of those that are numbers."""
+    return float(vector[vector == vector].min())  # noqa: PLR0124 - NaN is not equal to itself

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import struct
@@ -103,12 +104,17 @@ def records(data: bytes, values: list[bytes] | None = None, root: str = "a") -> 
     return [(f"{root}/data.pkl", data), (f"{root}/byteorder", b"little"), *named_values, (f"{root}/version", b"3\n")]
 
 
+@functools.lru_cache(4)  # a bomb is the same record many times
+def _deflated(raw: bytes) -> bytes:
+    packer = zlib.compressobj(1, wbits=-15)
+    return packer.compress(raw) + packer.flush()
+
+
 def archive(parts: list[tuple[str, bytes]], deflate: tuple[str, ...] = (), **lies: object) -> bytes:
     """A zip file; ``lies`` change one field: ``crc={name: ...}``, ``size=``, ``offset=``, ``local=``, ``flags=``, ``count=``."""
     out, directory, places = bytearray(), bytearray(), {}
     for name, raw in parts:
-        packer = zlib.compressobj(wbits=-15)
-        packed = packer.compress(raw) + packer.flush() if name in deflate else raw
+        packed = _deflated(raw) if name in deflate else raw
         method = 8 if name in deflate else 0
         field = {kind: lies.get(kind, {}).get(name) for kind in ("crc", "size", "offset", "local", "flags", "packed")}
         crc = zlib.crc32(raw) if field["crc"] is None else field["crc"]
@@ -191,10 +197,6 @@ def legacy(data: bytes, keys=("0", "1", "2", "3"), values=None, counts=None, mag
     listed = keys if isinstance(keys, bytes) else pickle.dumps(list(keys), 2)
     body = b"".join(struct.pack("<Q", count) + raw for count, raw in zip(counts, values, strict=True))
     return head + data + listed + body
-
-
-def legacy_state(**changed: bytes) -> bytes:
-    return state(**changed)
 
 
 def safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import tarfile
 
+from hostile import modules
 from hostile.build import (
     CHANNELS,
     FIELDS,
@@ -86,11 +89,10 @@ def legacies() -> dict[str, bytes]:
         "protocol": legacy(good, protocol=1000), "protocol-text": legacy(good, protocol="1001"), "magic-only": legacy(b"", (), [])[:16],
         "text-id": legacy(state(running_var=text("x") + pickle.BINPERSID)),
         "view-beyond": legacy(state(running_var=view(1, 4))), "view-offset": legacy(state(running_var=view(5, 0))), "view-negative": legacy(state(running_var=view(-1, 4))),
-        "view-short": legacy(state(running_var=view(0, 3))), "view-text": legacy(state(running_var=view("0", 4))), "view-huge": legacy(state(running_var=view(0, 1 << 62))), "constructor": legacy(state(running_var=b"ctorch\nFloatTensor\n(K\4tR"), ("0", "1", "2"), floats()[:3]) + b"",
+        "view-short": legacy(state(running_var=view(0, 3))), "view-text": legacy(state(running_var=view("0", 4))), "view-huge": legacy(state(running_var=view(0, 1 << 62))), "constructor": legacy(state(running_var=b"ctorch\nFloatTensor\n(K\4tR"), ("0", "1", "2"), floats()[:3]),
         "unknown-type": legacy(state(running_var=tensor("3", storage="torch.NopeStorage"))),
         "deep": legacy(pickle.PROTO + b"\2" + pickle.EMPTY_LIST * 3_000_000), "number": legacy(pickle.dumps(3, 2), keys=("0",), values=[b"1234"]),
     }  # fmt: skip
-    made.pop("constructor")  # an unknown call is no tensor: the layer is merely not seen
     return {f"legacy-{name}": raw for name, raw in made.items()}
 
 
@@ -191,34 +193,50 @@ def exports() -> dict[str, bytes]:
         "empty": export(b"{}"), "text": export(b"nope"), "stride-0": export(meta={"sizes": [{"as_int": 10**12}], "strides": [{"as_int": 0}]}),
         "node": export(json.dumps({"graph_module": {"graph": {"nodes": [{"target": "torch.ops.aten.batch_norm.default", "inputs": 3, "metadata": {}}]}, "signature": {"input_specs": []}}}).encode()),
     }  # fmt: skip
-    made.pop("size")  # both buffers must agree, so it is no layer; nothing is refused
-    made.pop("negative")
-    made.pop("stride-0")
     return {f"export-{name}": raw for name, raw in made.items()}
 
 
+def whole() -> dict[str, bytes]:
+    """An honest file of every kind of container."""
+    shards = json.dumps({"weight_map": {f"{LAYER}.{field}": "shard" for field in FIELDS}})
+    return {
+        "zip": GOOD, "deflated": DEFLATED, "legacy": legacy(state()), "safetensors": good_safetensors(), "export": export(), "older": older(),
+        "module": modules.modules()["module-honest"], "script": modules.scripts("canary")["script-honest"], "index": shards.encode(),
+    }  # fmt: skip
+
+
+_MARKS = {
+    "legacy": [b"\x80\2", b"X", b"\4\0\0\0\0\0\0\0"],
+    "safetensors": [b'{"', b"}", floats()[1]],
+    "index": [b'"', b"}"],
+}
+
+
 def cuts() -> dict[str, bytes]:
-    """Honest files cut short at every boundary and beside it: all refused."""
-    made = {}
-    for kind, raw, marks in (
-        ("zip", GOOD, [b"PK\3\4", b"PK\1\2", b"PK\5\6"]),
-        ("legacy", legacy(state()), [b"\x80\2", b"X", b"\4\0\0\0\0\0\0\0"]),
-        ("safetensors", good_safetensors(), [b'{"', b"}", floats()[1]]),
-    ):
-        places = {1, 8, len(raw) - 1}
-        for mark in marks:
-            place = raw.find(mark)
-            while place >= 0 and len(places) < 60:
-                places |= {place, place + 1, place + len(mark)} - {0, len(raw)}
-                place = raw.find(mark, place + 1)
-        made |= {f"cut-{kind}-{place}": raw[:place] for place in places}
-    return made | {"cut-empty": b""}
+    """Honest files cut short at the first and the last of each kind of boundary: all refused."""
+    made = {"cut-empty": b""}
+    for kind, raw in whole().items():
+        marks = _MARKS.get(kind, [b"PK\3\4", b"PK\1\2", b"PK\5\6"])
+        places = {1, 8, len(raw) - 1} | {raw.find(mark) for mark in marks} | {raw.rfind(mark) + 1 for mark in marks}
+        made |= {f"cut-{kind}-{place}": raw[:place] for place in sorted(places - {0, len(raw)})}
+    return made
+
+
+def _tar() -> bytes:
+    """A file as torch wrote it before 0.1.10, whose reader once ran what ``weights_only`` forbade."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        for name, raw in (("sys_info", pickle.dumps({})), ("pickle", state()), ("storages", b""), ("tensors", b"")):
+            member = tarfile.TarInfo(name)
+            member.size = len(raw)
+            file.addfile(member, io.BytesIO(raw))
+    return buffer.getvalue()
 
 
 def others() -> dict[str, bytes]:
     """Other kinds of file: all refused."""
     tar = bytes(257) + b"ustar" + bytes(1000)
-    return {
+    return {"other-tar-torch": _tar(),
         "other-text": b"hello, world\n" * 100, "other-json": b'{"a": 1}', "other-pickle": pickle.dumps({"a": 1}), "other-tar": b"x" + tar[1:],
         "other-zeros": bytes(5000), "other-elf": b"\x7fELF" + bytes(500), "other-onnx": b"\x08\x07\x12\x07pytorch" + bytes(90),
         "other-hdf5": b"\x89HDF\r\n\x1a\n" + bytes(90), "other-npy": b"\x93NUMPY\1\0" + bytes(90), "other-one-byte": b"\x80",

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostile import arrays, containers, pickles
+from hostile import arrays, build, containers, modules, pickles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_EITHER = ("code-dropped", "graph-huge-key")
+_EITHER = (
+    "code-dropped", "graph-huge-key", "legacy-constructor", "kind-refuse-constructor", "export-size", "export-negative",
+    "export-stride-0", "kind-refuse-complex", "kind-refuse-quantized-plain",
+)  # fmt: skip
 
 
 def files(canary: str) -> Iterator[tuple[str, bytes, str]]:
@@ -23,13 +27,14 @@ def files(canary: str) -> Iterator[tuple[str, bytes, str]]:
         (pickles.shapes_of_graph(), "read"), (pickles.names(), "read"), (containers.zips(), "refuse"), (containers.repacked(), "read"),
         (containers.legacies(), "refuse"), (containers.tensors(), "refuse"), (containers.indices(), "refuse"),
         (containers.exports(), "refuse"), (containers.cuts(), "refuse"), (containers.others(), "refuse"),
-        (pickles.bombs(), "refuse"),
+        (pickles.bombs(), "refuse"), (pickles.alignments(), "read"), (modules.modules(), "either"), (modules.scripts(canary), "read"), (modules.numbers(), "read"),
     )  # fmt: skip
     for group, expected in groups:
         for name, raw in group.items():
             yield name, raw, "either" if name in _EITHER else expected
     for name, raw in pickles.kinds().items():
-        yield f"kind-{name}", raw, name.partition("-")[0]
+        kind = f"kind-{name}"
+        yield kind, raw, "either" if kind in _EITHER else name.partition("-")[0]
 
 
 def batches(canary: str) -> Iterator[tuple[str, bytes, str]]:
@@ -62,7 +67,8 @@ def places(folder: Path) -> dict[str, str]:
     with made["sparse"].open("wb") as file:
         file.write(b"PK\3\4")
         file.truncate(1 << 40)
-    return {f"place-{name}": str(path) for name, path in made.items()} | {
-        "place-nul": f"{folder}/a\0b",
-        "place-empty": "",
-    }
+    for name in ("folder", "pipe", "loop-a", "dangling", "socket", "unreadable", "sparse"):
+        shard = folder / f"to-{name}.json"
+        shard.write_text(json.dumps({"weight_map": {f"{build.LAYER}.{field}": name for field in build.FIELDS}}))
+        made[f"shard-{name}"] = shard
+    return {f"place-{name}": str(path) for name, path in made.items()} | {"place-empty": ""}

@@ -65,6 +65,7 @@ def code(canary: str) -> dict[str, bytes]:
         "parameter-hook": call("torch._utils._rebuild_parameter", tensor("0"), number(True), call("os.system", command)),
         "default-factory": call("collections.defaultdict", system) + text("x") + number(1) + pickle.SETITEM,
         "dropped": call("os.system", command) + pickle.POP + number(1),
+        "own-folder": call("evil.payload", command), "own-folder-module": named("evil.Net") + pickle.EMPTY_TUPLE + pickle.NEWOBJ,
     }  # fmt: skip
     return {f"code-{name}": checkpoint(state(extra={"payload": raw})) for name, raw in payloads.items()}
 
@@ -102,6 +103,14 @@ def storages() -> dict[str, bytes]:
     return made
 
 
+def alignments() -> dict[str, bytes]:
+    """A record that torch divides by, and that is nothing to us: read."""
+    said = {"zero": b"0", "negative": b"-1", "text": b"x", "digits": b"9" * 5000, "empty": b""}
+    return {
+        f"alignment-{name}": archive([*records(state()), ("a/.storage_alignment", raw)]) for name, raw in said.items()
+    }
+
+
 def kinds() -> dict[str, bytes]:
     """Tensors without plain values: refused where a layer's statistics are such, left out elsewhere."""
     made = {}
@@ -112,13 +121,36 @@ def kinds() -> dict[str, bytes]:
         odd = call(f"torch._utils.{func}", number(1))
         made[f"refuse-{func}"] = checkpoint(state(running_mean=odd))
         made[f"read-{func}"] = checkpoint(state(extra={"other": odd, "x.weight": odd}, weight=odd))
+    values = [*floats(), struct.pack("<2q", -1, 1 << 50), *floats()[:1], b"1234", bytes(32)]
+    for name, odd in whole_kinds().items():
+        made[f"refuse-{name}"] = checkpoint(state(running_var=odd), values)
+        made[f"read-{name}"] = checkpoint(state(extra={"other": odd}), values)
     return made
+
+
+def whole_kinds() -> dict[str, bytes]:
+    """Sparse and quantized tensors as torch spells them: indices far outside, sizes that nothing backs."""
+    hooks, beyond = pickle.NEWFALSE + call("collections.OrderedDict"), 1 << 40
+    index = tensor("4", 2, (1, 2), (2, 1), storage="torch.LongStorage")
+    layout = call("torch.serialization._get_layout", text("torch.sparse_coo"))
+    compressed = call("torch.serialization._get_layout", text("torch.sparse_csr"))
+    scheme = pickle.MARK + named("torch.per_tensor_affine") + number(0.1) + number(0) + pickle.TUPLE
+    values = tensor("5", shape=(2,))
+    parts = pickle.MARK + index + values + many((beyond,)) + pickle.NEWTRUE + pickle.TUPLE
+    rows = pickle.MARK + index + index + values + many((beyond, beyond)) + pickle.TUPLE
+    return {
+        "sparse": call("torch._utils._rebuild_sparse_tensor", layout, parts),
+        "sparse-csr": call("torch._utils._rebuild_sparse_tensor", compressed, rows),
+        "quantized": tensor("6", storage="torch.QInt8Storage", func="torch._utils._rebuild_qtensor", tail=scheme + hooks),
+        "quantized-huge": tensor("6", shape=(beyond,), storage="torch.QInt8Storage", func="torch._utils._rebuild_qtensor", tail=scheme + hooks),
+        "quantized-plain": tensor("6", storage="torch.QInt8Storage"), "complex": tensor("7", storage="torch.ComplexFloatStorage"),
+        "constructor": call("torch.FloatTensor", number(CHANNELS)),
+    }  # fmt: skip
 
 
 def bombs() -> dict[str, bytes]:
     """Little files that ask for much: all refused."""
     shown = 10**12
-    laughs = pickle.EMPTY_LIST
     made = {
         "stride-0": checkpoint(state(running_mean=tensor("2", shape=(shown,), strides=(0,)), running_var=tensor("3", shape=(shown,), strides=(0,)))),
         "stride-0-million": checkpoint(state(**{f: tensor(str(k), shape=(10**7,), strides=(0,)) for k, f in enumerate(("weight", "bias", "running_mean", "running_var"))})),
@@ -139,6 +171,7 @@ def bombs() -> dict[str, bytes]:
         "stack-underflow": checkpoint(finished(pickle.POP)), "mark-missing": checkpoint(finished(pickle.TUPLE)),
         "memo-missing": checkpoint(finished(pickle.BINGET + b"\7")), "odd-items": checkpoint(finished(pickle.EMPTY_DICT + pickle.MARK + number(1) + pickle.SETITEMS)),
         "set-on-number": checkpoint(finished(number(1) + number(1) + number(1) + pickle.SETITEM)),
+        "set-on-tensor": checkpoint(finished(tensor() + number(1) + number(1) + pickle.SETITEM)),
         "append-to-number": checkpoint(finished(number(1) + number(1) + pickle.APPEND)),
         "build-number": checkpoint(finished(number(1) + mapping({}) + pickle.BUILD)),
         "build-tensor": checkpoint(state(running_mean=tensor("2") + mapping({"x": number(1)}) + pickle.BUILD)),
@@ -150,7 +183,6 @@ def bombs() -> dict[str, bytes]:
         "call-without-tuple": checkpoint(finished(named("os.system") + text("x") + pickle.REDUCE)),
         "global-of-number": checkpoint(finished(number(1) + number(2) + pickle.STACK_GLOBAL)),
     }  # fmt: skip
-    del laughs
     return {f"bomb-{name}": raw for name, raw in made.items()}
 
 
@@ -188,6 +220,9 @@ def shapes_of_graph() -> dict[str, bytes]:
         "path-explosion": _nested(pickle.EMPTY_DICT + text("k" * 1000), pickle.SETITEM, 5_000),
         "alike-1d": mapping({"x.running_mean": tensor("0", shape=(2, 2), strides=(2, 1)), "x.running_var": tensor("1", shape=(2, 2), strides=(2, 1))}),
         "different-lengths": mapping({"y.running_mean": tensor("0"), "y.running_var": tensor("1", shape=(3,))}),
+        "bytearray": call("builtins.bytearray", number(1 << 31)),
+        "codecs": named("_codecs.encode") * 24 + text("ab" * 99) + (text("hex") + pickle.TUPLE2 + pickle.REDUCE) * 24,
+        "shadow-items": call("collections.OrderedDict") + mapping(layer("shadow")) + pickle.BUILD + mapping({"items": number(1), "keys": number(2), "__class__": text("x")}) + pickle.BUILD,
         "integers": mapping({"z.running_mean": number(3), "z.running_var": tensor("1")}),
     }  # fmt: skip
     return {f"graph-{name}": checkpoint(state(extra={"extra": raw})) for name, raw in extras.items()}
@@ -196,8 +231,3 @@ def shapes_of_graph() -> dict[str, bytes]:
 def names() -> dict[str, bytes]:
     """Honest layers under hostile names: read, and the name kept as it is."""
     return {f"name-{kind}": checkpoint(state(name)) for kind, name in NAMES.items()}
-
-
-def scattered() -> bytes:
-    """A layer whose every value shows the whole storage's first element: small, and therefore read."""
-    return checkpoint(state(running_mean=tensor("2", shape=(CHANNELS,), strides=(0,))))
