@@ -57,21 +57,22 @@ class Folding:
             if layer is None or x is None or given is not (args[0] if args else next(iter(kwargs.values()))):
                 return
             with observe.unseen():
-                change = relative_change(layer, bn, x, given[:1])
+                change = relative_change(layer, bn, x)
             if change is not None:
                 self.found[path] = change, spacing(x)
 
         return measure
 
 
-def relative_change(layer: nn.Module, bn: Any, x: Tensor, given: Tensor) -> float | None:
+def relative_change(layer: Any, bn: Any, x: Tensor) -> float | None:
     """Largest difference that folding makes, over the root mean square of BatchNorm's output.
+
+    Both sides are of ``x`` alone: what a layer gives for an image may round otherwise in a larger batch.
 
     Args:
         layer: a convolution or a linear layer in eval mode; it is not changed.
         bn: the BatchNorm that follows; it is not changed.
         x: the input of ``layer``, ``[1, ...]``.
-        given: its output.
 
     Returns:
         ``None`` where there is nothing to fold or to compare with: no running statistics, a weight that is no
@@ -84,7 +85,7 @@ def relative_change(layer: nn.Module, bn: Any, x: Tensor, given: Tensor) -> floa
         return None
     gamma, beta = getattr(bn, "weight", None), getattr(bn, "bias", None)
     try:
-        y = nn.functional.batch_norm(given, mean, var, gamma, beta, training=False, eps=eps).double()
+        y = nn.functional.batch_norm(layer.forward(x), mean, var, gamma, beta, training=False, eps=eps).double()
         difference = float((folded(layer, bn).forward(x).double() - y).abs().max())
     except Exception:  # a subclass with a forward of its own, which is no fault of the model
         return None
