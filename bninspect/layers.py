@@ -5,7 +5,7 @@ from __future__ import annotations
 from bninspect.report import Struct, Vector
 
 
-class BatchNormLayer(Struct, frozen=True, kw_only=True):
+class BatchNormLayer(Struct, frozen=True, kw_only=True, gc=False):
     """A neutral view of one BatchNorm layer.
 
     Any field but ``path``, ``kind`` and ``num_features`` may be unknown (``None``): a state dict holds no eps, a

@@ -141,7 +141,7 @@ class SummaryReport(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-class Channels(Struct, frozen=True, kw_only=True):
+class Channels(Struct, frozen=True, kw_only=True, gc=False):
     """Per-channel figures of one layer, each a vector of ``[num_features]``.
 
     Attributes:
@@ -186,7 +186,7 @@ class Channels(Struct, frozen=True, kw_only=True):
     z: Vector | None = None
 
 
-class StatsLayer(Struct, frozen=True, kw_only=True):
+class StatsLayer(Struct, frozen=True, kw_only=True, gc=False):
     """One BatchNorm layer: what the batch did in it, aggregated over channels.
 
     Attributes:

@@ -208,11 +208,11 @@ def fields(source: npt.NDArray[np.uint8], at: Numbers, kind: np.dtype[Any]) -> n
     Raises:
         Refused: one of them reaches beyond the end.
     """
-    if len(at) and at.max() + kind.itemsize > len(source):
+    if not len(at):
+        return np.empty(0, kind)
+    if at.max() + kind.itemsize > len(source):
         raise Refused("its zip directory is damaged")
-    rows = np.empty((len(at), kind.itemsize), np.uint8)
-    for column in range(kind.itemsize):
-        rows[:, column] = source[at + column]
+    rows = np.lib.stride_tricks.sliding_window_view(source, kind.itemsize)[at]
     return rows.view(kind)[:, 0]
 
 

@@ -54,7 +54,7 @@ class Machine:
         self.kept: frozenset[bytes] | None = before.kept if before else _indices(self.keep)
         self.awaited: list[int] | None = before.awaited if before else _awaited(data, start, self.keep)
         self.storages: dict[int | str, Storage] = {}
-        self.vectors: dict[bytes | None, tuple[int, ...]] = {}
+        self.vectors: dict[bytes | None, tuple[int, ...]] = {None: ()}
         self.heads: dict[tuple[bytes | None, ...], tuple[str | None, int | str | None]] = {}
 
     def run(self) -> Any:
