@@ -120,8 +120,8 @@ def test_the_corpus_is_large():
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_hostile_file_is_read_or_refused(stored, group):
     for name in _of(group, CASES):
-        commands = [turn(name, list(FORMATS))] if name in HEAVY else FORMATS  # all read a file by the same reader
-        for command in commands:
+        whole = CASES[name] != "refuse" and name not in HEAVY  # a refusal comes from the reader that all share
+        for command in FORMATS if whole else [turn(name, list(FORMATS))]:
             fmt = "json" if command == "stats" else turn(name, FORMATS[command])
             ran = look(stored, command, f"./{name}", fmt=fmt, expected=CASES[name])
             if ran.code == 2:
@@ -141,7 +141,7 @@ def _of(group, names):
     "group", ["graph", "name", "value", "lie", "kind", "bomb", "zip", "legacy", "safetensors", "other"]
 )
 def test_a_hostile_file_given_as_a_batch(stored, live, group):
-    for name in (name for name in _of(group, CASES) if name not in HEAVY):
+    for name in [name for name in _of(group, CASES) if name not in HEAVY][::2]:
         words, fmt = (f"./{name}", "--batch-key", KEY), turn(name, FORMATS["stats"])
         if CASES[name] == "read":
             look(live, "stats", "--batch", *words, fmt=fmt)

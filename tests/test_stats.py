@@ -275,7 +275,7 @@ def test_reports_cannot_be_changed():
         (["text"], "held str"),
         ([()], "an empty tuple"),
     ],
-    ids=str,
+    ids=["integers", "complex", "no images", "no channels", "scalar", "no pieces", "text", "empty tuple"],
 )
 def test_batches_that_no_layer_takes(batch, message):
     for model in (None, nn.BatchNorm2d(3)):
