@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -128,6 +128,13 @@ class LayerFacts:
         place = Place(path=self.stored.path, channels=index, evidence=numbers)
         return Hit(message=message, severity=severity, place=place, fix=fix)
 
+    @cached_property
+    def unknown(self) -> frozenset[str]:
+        """Names of all that is not known of it."""
+        known = (*msgspec.structs.astuple(self.stored), self.live, self.node)
+        names = (*self.stored.__struct_fields__, "live", "node")
+        return _names_of(tuple(name for name, value in zip(names, known, strict=True) if value is None))
+
     @property
     def frozen(self) -> bool:
         """Whether the class never updates its statistics (FrozenBatchNorm2d and its like)."""
@@ -137,13 +144,15 @@ class LayerFacts:
     def nonfinite(self) -> Any:
         """Mask of channels with a NaN or an infinity in any stored vector, and how many entries there are."""
         vectors = [vector for vector in self._vectors() if vector is not None and len(vector) == self.num_features]
-        return sum((~np.isfinite(vector) for vector in vectors), np.zeros(self.num_features, int))
+        if not vectors or share(np.isfinite(np.concatenate(vectors))) == 1:
+            return np.zeros(self.num_features, int)
+        return sum(~np.isfinite(vector) for vector in vectors)
 
     def _vectors(self) -> tuple[Vector | None, ...]:
         stored = self.stored
         return stored.weight, stored.bias, stored.running_mean, stored.running_var
 
-    @cached_property
+    @property
     def lengths(self) -> set[int]:
         """Lengths of the stored vectors."""
         return {len(vector) for vector in self._vectors() if vector is not None}
@@ -265,7 +274,10 @@ class Facts:
 
     def having(self, *names: str) -> list[LayerFacts]:
         """Layers of which all these fields are known, and whose vectors fit their number of channels."""
-        return [bn for bn in self.layers if bn.sound and all(getattr(bn, name) is not None for name in names)]
+        fitting = {unknown for unknown in self._patterns if unknown.isdisjoint(names)}
+        if len(fitting) == len(self._patterns):
+            return list(self._sound)
+        return [bn for bn in self._sound if bn.unknown in fitting] if fitting else []
 
     def missing(self, needs: tuple[str, ...]) -> str | None:
         """Why a rule that needs these cannot look, if so: ``graph``, ``data`` or fields of a layer."""
@@ -282,20 +294,37 @@ class Facts:
 
     def unseen(self, needs: tuple[str, ...]) -> list[Silence]:
         """The layers that a rule with these needs passes over, by all that is unknown of them."""
+        fields = _fields(needs)
+        if not fields or (len(self._sound) == len(self.layers) and len(self.having(*fields)) == len(self.layers)):
+            return []
+        names = self.layers[0].stored.__struct_fields__
+        reasons = {
+            unknown: f"not there, or not known: {_listed([name for name in names if name in unknown])}"
+            for unknown in self._patterns
+            if not unknown.isdisjoint(fields)
+        }
         found: dict[str, list[str]] = {}
-        fields = set(_fields(needs))
-        for bn in self.layers if fields else ():
-            unknown = [name for name in bn.stored.__struct_fields__ if getattr(bn.stored, name) is None]
-            if fields & set(unknown):
-                found.setdefault(f"not there, or not known: {_listed(unknown)}", []).append(bn.path)
-            elif not bn.sound:
-                found.setdefault("the vectors do not fit the number of channels", []).append(bn.path)
+        for bn in self.layers:
+            misfit = None if bn.sound else "the vectors do not fit the number of channels"
+            if reason := reasons.get(bn.unknown, misfit):
+                found.setdefault(reason, []).append(bn.path)
         return [Silence(reason, tuple(paths)) for reason, paths in found.items()]
+
+    @cached_property
+    def _sound(self) -> list[LayerFacts]:
+        return [bn for bn in self.layers if bn.sound]
+
+    @cached_property
+    def _patterns(self) -> set[frozenset[str]]:
+        return {bn.unknown for bn in self.layers}
 
     @cached_property
     def untrained(self) -> bool:
         """Whether every layer that can learn is as it was initialised."""
         return is_untrained(tuple(bn.stored for bn in self.layers))
+
+
+_names_of = cache(frozenset[str])  # one object for all layers that are alike
 
 
 def _fields(needs: tuple[str, ...]) -> list[str]:
@@ -325,7 +354,7 @@ def median(values: Any) -> float:
 
 def share(mask: Any) -> float:
     """Share of true entries."""
-    return float(np.mean(mask)) if len(mask) else 0.0
+    return np.count_nonzero(mask) / len(mask) if len(mask) else 0.0
 
 
 def outside(values: Any, low: float, high: float) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bninspect._collector import without_collections
 from bninspect.errors import InputError
 from bninspect.facts import Facts, Hit, LayerFacts, Silence
 from bninspect.layers import BatchNormLayer
@@ -95,6 +96,7 @@ def chosen(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Rule]
     ]
 
 
+@without_collections()
 def _stored(layers: Sequence[BatchNormLayer], rules: list[Rule], batch_size: int | None, source: Source) -> CheckReport:
     from bninspect import __version__
 
