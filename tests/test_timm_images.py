@@ -77,7 +77,10 @@ def test_the_commands(photos, cache, run):
     assert (report["source"]["batch_kind"], report["num_images"]) == ("images, hf-hub:me/net", 2)
     mean = net.conv1[0](expected(photos, load("hf-hub:me/net").outline())).mean((0, 2, 3))
     torch.testing.assert_close(torch.tensor(report["layers"][0]["channels"]["mean"]), mean, rtol=1e-4, atol=1e-5)
-    assert run("check", "hf-hub:me/net", "--batch", photos)[0] in (0, 1)
+    code, out, _ = run("check", "hf-hub:me/net", "--batch", photos)
+    assert code in (0, 1)
+    assert "2 images, prepared by hf-hub:me/net\n" in out
+    assert "prepared by hf-hub:me/net)" in run("stats", "hf-hub:me/net", "--batch", photos)[1]
 
 
 def test_others_may_be_named(photos, run):

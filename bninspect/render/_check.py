@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bninspect.render._view import Entry, View, number, versions
+from bninspect.render._view import Entry, View, number, prepared, versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def counts(report: CheckReport) -> str:
     """``1 error, 2 warnings, 0 infos in 53 layers``."""
     found = [finding.severity for finding in report.findings]
     parts = [_plural(found.count(severity), severity) for severity in ("error", "warning", "info")]
-    images = f" and {_plural(report.num_images, 'image')}" if report.num_images else ""
+    images = f" and {_plural(report.num_images, 'image')}{prepared(report.source)}" if report.num_images else ""
     return f"{', '.join(parts)} in {_plural(report.num_layers, 'BatchNorm layer')}{images}"
 
 

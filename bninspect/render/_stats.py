@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bninspect.render._view import Column, Table, View, number, shape, span, versions
+from bninspect.render._view import Column, Table, View, number, prepared, shape, span, versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,8 @@ def _how(report: StatsReport) -> str:
     batch = f"{shape(report.source.batch_shape)}" if report.num_pieces == 1 else f"{report.num_pieces} pieces"
     element = f", element {report.source.batch_element}" if report.source.batch_element else ""
     made_up = "synthetic " if report.source.synthetic else ""
-    return f"{report.num_images:,} {made_up}images ({batch}{element}), {report.tool.mode} mode: {mode}"
+    images = f"{report.num_images:,} {made_up}images ({batch}{element}{prepared(report.source)})"
+    return f"{images}, {report.tool.mode} mode: {mode}"
 
 
 def _layers(report: StatsReport) -> Table:

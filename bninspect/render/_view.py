@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from bninspect.report import Tool
+    from bninspect.report import Source, Tool
 
 
 _LONGEST = 1e6  # a whole number that is larger is rounded like any other
@@ -87,6 +87,12 @@ def listed(value: Any) -> Any:
 def flag(value: bool | None, yes: str = "yes", no: str = "no") -> str:  # noqa: FBT001
     """A yes or no; nothing known as a dash."""
     return "-" if value is None else yes if value else no
+
+
+def prepared(source: Source) -> str:
+    """Which transforms images went through, which the kind of the batch names; of other batches nothing."""
+    transforms = (source.batch_kind or "").partition(", ")[2]
+    return f", prepared by {transforms}" if transforms else ""
 
 
 def versions(tool: Tool) -> str:

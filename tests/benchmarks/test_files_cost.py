@@ -81,25 +81,29 @@ def test_a_large_file_costs_little_more_than_a_small_one(small, large, command):
     assert more_memory <= memory + 60
 
 
-@pytest.fixture(scope="module", params=["one storage", "a storage each", "safetensors"])
+@pytest.fixture(scope="module", params=["one storage", "a storage each", "legacy", "safetensors"])
 def many(folder, request):
     """A hundred thousand layers."""
     path = folder / "many"
-    if request.param == "safetensors":
+    if request.param in ("legacy", "safetensors"):
         fields = [f"layers.{k}.{field}" for k in range(100_000) for field in build.FIELDS]
         values = torch.arange(len(fields), dtype=torch.float32)
-        save_file({field: values[k : k + 1].clone() for k, field in enumerate(fields)}, str(path))
+        state = {field: values[k : k + 1].clone() for k, field in enumerate(fields)}
+        if request.param == "legacy":
+            torch.save(state, path, _use_new_zipfile_serialization=False)
+        else:
+            save_file(state, str(path))
     else:
         path.write_bytes(build.many_layers(100_000, apart=request.param == "a storage each"))
     yield str(path)
     path.unlink()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "check"])
 def test_a_hundred_thousand_layers(many, command):
     torch_seconds, _ = cost("-c", "import torch")
     _, nothing = cost("-c", "import bninspect.models._files")
-    seconds, memory = cost(*COMMANDS[command], many)
+    seconds, memory = cost(*COMMANDS.get(command, ("-m", "bninspect", command)), many)
     print(f"\n{command}: {seconds:.2f} s, {memory - nothing:.0f} MB more; import torch: {torch_seconds:.2f} s")
     assert seconds <= 5 * torch_seconds
     assert memory <= nothing + 300
