@@ -170,6 +170,31 @@ def test_layers_without_running_statistics_and_instance_norm(path):
     assert any("2 layers are saved as BatchNorm and InstanceNorm are" in note for note in stored.notes)
 
 
+@pytest.mark.parametrize("kind", ["zip", "legacy", "module", "safetensors", "sharded"])
+def test_what_only_has_the_names_of_batchnorm_is_said(tmp_path, net, kind):
+    state = dict(net.state_dict())
+    state["0.bn.running_var"] = state["0.bn.running_var"].int()
+    state["1.bn.running_mean"] = torch.zeros(5)
+    path = tmp_path / "file"
+    if kind == "module":
+        whole = nn.Sequential(Block(), Block(), nn.BatchNorm2d(4, affine=False))
+        whole[0].bn.running_var = whole[0].bn.running_var.int()
+        whole[1].bn.running_mean = torch.zeros(5)
+        torch.save(whole, path)
+    elif kind in ("zip", "legacy"):
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    else:
+        save_file(state, str(tmp_path / "shard"))
+        path = tmp_path / "shard"
+    if kind == "sharded":
+        path = tmp_path / "index.json"
+        path.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(state, "shard")}))
+    stored = read(str(path))
+    assert [layer.path for layer in stored.layers] == ["2"]
+    text = "2 layers are not listed: their running_mean and running_var are not two vectors of floats of one length"
+    assert text in stored.notes
+
+
 def test_a_layer_used_twice_is_listed_once(path):
     bn = nn.BatchNorm1d(3)
     torch.save(nn.ModuleDict({"a": bn, "b": bn}), path)

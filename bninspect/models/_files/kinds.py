@@ -88,9 +88,7 @@ def _zip(archive: Archive, *, everything: bool) -> Contents:
 
 
 def _pickled(kind: str, walk: Walk) -> Contents:
-    notes = []
-    if walk.modules == 0 and walk.found:
-        notes.append(_STATE_DICT)
+    notes = [*_notes(walk.modules == 0 and walk.found, walk.unlike)]
     if walk.instance_norms:
         notes.append(f"{walk.instance_norms} InstanceNorm layers with running statistics are not listed")
     if walk.untracked:
@@ -106,13 +104,20 @@ def _pickled(kind: str, walk: Walk) -> Contents:
     return found
 
 
+def _notes(plain: object, unlike: int) -> tuple[str, ...]:
+    """What a state dict cannot tell, if it is ``plain``, and how many layers are unlike BatchNorm."""
+    which = f"{unlike} layers are not listed: their" if unlike > 1 else "1 layer is not listed: its"
+    text = f"{which} running_mean and running_var are not two vectors of floats of one length"
+    return ((_STATE_DICT,) if plain else ()) + ((text,) if unlike else ())
+
+
 def _safetensors(file: Opened, *, everything: bool) -> Contents:
     from bninspect.files.safetensors import read_safetensors
 
     held, tensors = read_safetensors(file)
     groups = grouped(tensors.items())
     layers = [Found("", prefix, group, held) for prefix, group in groups.items() if is_batchnorm(group)]
-    found = Contents("safetensors", layers, (_STATE_DICT,) if layers else ())
+    found = Contents("safetensors", layers, _notes(layers, len(groups) - len(layers)))
     found.states = {"": (dict(tensors), held)} if everything else {}
     return found
 
@@ -127,8 +132,9 @@ def _sharded(path: str, file: Opened, open_file: Callable[[str], Opened], *, eve
             raise Refused(f"of its shard '{printable(name)}': {refusal}") from None
 
     tensors, containers = read_shards(path, shards_of(file, everything=everything), open_shard)
-    layers = layers_of(tensors, containers)
-    found = Contents("sharded checkpoint", layers, (_STATE_DICT,) if layers else ())
+    groups = grouped(tensors.items())
+    layers = layers_of(groups, containers)
+    found = Contents("sharded checkpoint", layers, _notes(layers, len(groups) - len(layers)))
     found.states = {"": (tensors, containers)}
     return found
 

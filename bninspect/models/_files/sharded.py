@@ -9,7 +9,7 @@ import msgspec
 
 from bninspect.files import limits
 from bninspect.files.nodes import Odd, Refused, Tensor
-from bninspect.models._files.found import Found, grouped, is_batchnorm
+from bninspect.models._files.found import Found, is_batchnorm
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -65,9 +65,8 @@ def read_shards(path: str, places: dict[str, str], open_shard: Callable[[str], S
     return tensors, containers
 
 
-def layers_of(tensors: dict[str, Tensor | Odd], containers: dict[str, Container]) -> list[Found]:
+def layers_of(groups: dict[str, dict[str, Tensor | Odd]], containers: dict[str, Container]) -> list[Found]:
     """The BatchNorm layers among them; one layer's tensors may be in several shards."""
-    groups = grouped(tensors.items())
     return [
         Found("", prefix, group, {field: containers[f"{prefix}.{field}".lstrip(".")] for field in group})
         for prefix, group in groups.items()

@@ -57,6 +57,7 @@ class Walk:
         self.states: dict[str, dict[str, Tensor | Odd]] | None = {} if everything else None
         self.modules = 0
         self.instance_norms = 0
+        self.unlike = 0
         self.untracked: list[str] = []
         self.too_deep = False
         self._characters = 0
@@ -100,6 +101,7 @@ class Walk:
         section, _ = place.names()
         for prefix, group in groups.items():
             if not is_batchnorm(group):
+                self.unlike += 1
                 continue
             if prefix:
                 self._append(Found(section, prefix, group, self.container))
@@ -154,6 +156,7 @@ class Walk:
         tensors = {name: value for name, value in own.items() if isinstance(value, _TENSORS)}
         tracked = "running_mean" in tensors and "running_var" in tensors
         if not (tracked and is_batchnorm(tensors)) and not _is_untracked(state, tensors):
+            self.unlike += tracked
             return
         if "InstanceNorm" in kind:
             self.instance_norms += tracked
