@@ -335,3 +335,9 @@ def test_order_is_the_files_own(path):
         state |= {f"{name}.{key}": value for key, value in nn.BatchNorm1d(2).state_dict().items()}
     torch.save(state, path)
     assert paths(read(path)) == ["z", "a", "m"]
+
+
+def test_python_source_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "nets.py").write_text("def build(): ...")
+    with pytest.raises(SourceError, match=r"Python source: add what makes the model, as in nets\.py:build"):
+        read(str(tmp_path / "nets.py"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import ended
+from processes import ended, without_privileges
 
 import bninspect
 from bninspect import snapshot, writing
@@ -213,15 +213,6 @@ def test_a_device_is_written_to_and_stays_one(project):
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
     with pytest.raises(BNInspectError, match="Is a directory"):
         writing.write(project, "x")
-
-
-def without_privileges():
-    """A prefix under which permissions hold, for whoever runs the tests as root."""
-    if os.geteuid():
-        return []
-    if shutil.which("setpriv") is None:
-        pytest.skip("root, and no setpriv to drop what root may")
-    return ["setpriv", *(f"--{name}=-dac_override,-dac_read_search" for name in ("bounding-set", "inh-caps"))]
 
 
 def test_a_read_only_folder_leaves_the_old_snapshot(project):

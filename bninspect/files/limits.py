@@ -8,8 +8,8 @@ from __future__ import annotations
 PICKLE_BYTES = 100_000_000
 """Length of one pickle: 100,000 layers take some 55 MB."""
 
-PICKLE_STEPS = 15_000_000
-"""Opcodes of one pickle: 100,000 layers take 6 million as parameters, 14.6 million in protocol 5, else next to none."""
+PICKLE_STEPS = 10_000_000
+"""Opcodes of one pickle, a tensor as torch.save spells it being one: 100,000 layers of parameters take 6 million."""
 
 PICKLE_OBJECTS = 4_000_000
 """Objects alive at once while a pickle is read."""

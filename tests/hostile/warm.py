@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TESTS = Path(__file__).parents[1]
-SECONDS = 10  # of processor time: twice what is promised, for machines that others use as well
+SECONDS = 5  # of processor time
 ROOM = 3 << 30  # bytes of address space that a run may take beyond those of the imports, lest it take the machine's
 OWN = ("BNINSPECT_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "GITHUB_")
 

@@ -53,16 +53,18 @@ def contents(path: str, open_file: Callable[[str], Opened], *, everything: bool 
         return _safetensors(file, everything=everything)
     if head.lstrip()[:1] == b"{":
         return _sharded(path, file, open_file, everything=everything)
-    raise Refused(_unknown(head))
+    raise Refused(_unknown(head, path))
 
 
-def _unknown(head: bytes) -> str:
+def _unknown(head: bytes, path: str) -> str:
     if not head:
         return "it is empty"
     if head[_TAR_AT:] == b"ustar":
         return "it is a tar file; those of torch.save are older than torch 0.1.10 and no longer read"
     if head[:1] == b"\x80":
         return "it is a pickle, but not one of torch.save"
+    if path.endswith(".py"):
+        return "it is Python source: add what makes the model, as in nets.py:build"
     return "it is no checkpoint, safetensors, torch.export or TorchScript file"
 
 
