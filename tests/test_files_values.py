@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bninspect.files.machine import Machine
-from bninspect.files.nodes import Call, Items, Tensor
+from bninspect.files.nodes import Call, Items, Storage, Tensor
 from bninspect.models._files import read
 
 FIELDS = ("weight", "bias", "running_mean", "running_var")
@@ -153,6 +153,8 @@ def described(node):
     """A Machine's result as plain nested tuples, to compare two runs."""
     if isinstance(node, Tensor):
         return (node.storage.key, node.dtype, node.offset, node.shape, node.strides)
+    if isinstance(node, Storage):
+        return (node.key, node.dtype, node.count)
     if isinstance(node, Items):
         return tuple(map(described, node.flat))
     if isinstance(node, Call):
@@ -183,6 +185,19 @@ def test_the_shortcut_changes_nothing(monkeypatch):
     assert fast == described(long.run())
     assert short.memoized == long.memoized
     assert list(short.storages) == list(long.storages)
+
+
+def test_the_shortcut_stops_where_another_function_is_called():
+    archive = zipfile.ZipFile(io.BytesIO(build.many_layers(3)))
+    data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    call = b"h\0((h\1"
+    first, second, *rest = data.split(call)
+    odd = call.join([first, second]) + b"h\4((h\1" + call.join(rest)
+    fast, long = Machine(odd), Machine(odd)
+    long.awaited = None
+    found = described(fast.run())
+    assert found == described(long.run())
+    assert [part[0] for part in found[1::2]].count("collections.OrderedDict") == 1
 
 
 def test_what_the_memo_does_not_keep_is_never_asked_for():
