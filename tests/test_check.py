@@ -189,6 +189,16 @@ def test_layers_that_a_rule_passed_over_are_named():
     assert "BN207" not in silent
 
 
+def test_layers_whose_vectors_do_not_fit_are_named():
+    one = BatchNormLayer(path="a", kind="BatchNorm", num_features=2, running_var=np.ones(2, "f4"))
+    odd = msgspec.structs.replace(one, path="b", num_features=3)
+    none = msgspec.structs.replace(one, path="c", running_var=None)
+    silent = [item for item in bninspect.check([one, odd, none]).silent if item.code == "BN102"]
+    assert [item.layers for item in silent] == [("b",), ("c",)]
+    assert silent[0].reason == "the vectors do not fit the number of channels"
+    assert silent[1].reason.startswith("not there, or not known: eps, momentum")
+
+
 def test_stored_layers_are_checked_without_torch():
     code = """
 import sys, numpy as np, bninspect

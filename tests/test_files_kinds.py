@@ -341,3 +341,10 @@ def test_python_source_is_told_what_it_lacks(tmp_path):
     (tmp_path / "nets.py").write_text("def build(): ...")
     with pytest.raises(SourceError, match=r"Python source: add what makes the model, as in nets\.py:build"):
         read(str(tmp_path / "nets.py"))
+
+
+@pytest.mark.parametrize("holder", [list, tuple])
+def test_models_in_a_list(path, net, holder):
+    torch.save({"models": holder([net.state_dict(), {}, net[0].bn])}, path)
+    found = [layer.path for layer in read(path).layers]
+    assert [name.rpartition("models.")[2] for name in found] == ["0.0.bn", "0.1.bn", "0.2", "2"]
