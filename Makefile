@@ -22,7 +22,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/benchmarks --override-ini='addopts=-q -s'
+	$(BIN)/python -m pytest tests/benchmarks --override-ini='addopts=-q -s --import-mode=importlib'
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python tests/fuzz.py

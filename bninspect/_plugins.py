@@ -18,11 +18,18 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @cache
-def plugins(folder: str) -> dict[str, ModuleType]:
-    """Modules of the package ``bninspect.<folder>`` by name, sorted; names with a leading underscore are helpers."""
+def plugins(folder: str, marker: str = "") -> dict[str, ModuleType]:
+    """Modules of the package ``bninspect.<folder>`` by name, sorted.
+
+    Args:
+        folder: of the package.
+        marker: a name that each plugin of the folder has; a module without it is a helper, as is any whose name begins
+            with an underscore.
+    """
     package = importlib.import_module(f"bninspect.{folder}")
-    names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
-    return {name: importlib.import_module(f"bninspect.{folder}.{name}") for name in names if not name.startswith("_")}
+    names = sorted(found.name for found in pkgutil.iter_modules(package.__path__) if not found.name.startswith("_"))
+    modules = {name: importlib.import_module(f"bninspect.{folder}.{name}") for name in names}
+    return {name: module for name, module in modules.items() if not marker or hasattr(module, marker)}
 
 
 def choose(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str] | None:
@@ -54,4 +61,4 @@ def refuse_address(text: str) -> None:
 
 def formats(schema: str) -> dict[str, ModuleType]:
     """Renderers that can write a report of this ``schema``, by their ``--format`` name."""
-    return {name: module for name, module in plugins("render").items() if schema in module.SCHEMAS}
+    return {name: module for name, module in plugins("render", "SCHEMAS").items() if schema in module.SCHEMAS}

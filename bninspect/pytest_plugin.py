@@ -72,13 +72,13 @@ class BatchNormSnapshot:
         import msgspec
 
         import bninspect
-        from bninspect.fingerprint import Fingerprint
+        from bninspect.inspection.snapshot.fingerprint import Fingerprint
 
-        kept = self._open("bninspect.stats", name, tolerance)
+        snapshot = self._open("bninspect.stats", name, tolerance)
         mark = Fingerprint(batch)
         report = bninspect.stats(model, mark.data, **settings)
         source = msgspec.structs.replace(report.source, batch_sha256=mark.digest)
-        self._settle(kept, msgspec.structs.replace(report, source=source), vectors=channels)
+        self._settle(snapshot, msgspec.structs.replace(report, source=source), vectors=channels)
 
     def check_structure(self, model: Any, input_size: Any, *, name: str | None = None, **settings: Any) -> None:
         """Compare the shapes, sizes and settings of every BatchNorm layer of ``model``.
@@ -92,33 +92,33 @@ class BatchNormSnapshot:
         __tracebackhide__ = True
         import bninspect
 
-        kept = self._open("bninspect.summary", name, "default")
-        self._settle(kept, bninspect.summary(model, input_size, **settings), vectors=False)
+        snapshot = self._open("bninspect.summary", name, "default")
+        self._settle(snapshot, bninspect.summary(model, input_size, **settings), vectors=False)
 
     def _open(self, schema: str, name: str | None, tolerance: Any) -> Any:
         __tracebackhide__ = True
         from bninspect.errors import SourceError
-        from bninspect.inspection._kept import Kept
+        from bninspect.inspection.snapshot import Snapshot
 
         how = f"write it with: pytest --bn-update {self._request.node.nodeid!r}"
         try:
-            return Kept(self._path(name), schema, update=self._update, tolerance=tolerance, how=how)
+            return Snapshot(self._path(name), schema, update=self._update, tolerance=tolerance, how=how)
         except SourceError as error:
             raise AssertionError(str(error)) from None
 
-    def _settle(self, kept: Any, report: Report, *, vectors: bool) -> None:
+    def _settle(self, snapshot: Any, report: Report, *, vectors: bool) -> None:
         __tracebackhide__ = True
         from bninspect.errors import InputError
 
-        kept.path.parent.mkdir(exist_ok=True)
+        snapshot.path.parent.mkdir(exist_ok=True)
         try:
-            outcome = kept.settle(report, vectors=vectors)
+            outcome = snapshot.settle(report, vectors=vectors)
         except InputError as error:
             raise AssertionError(f"{error}, in pytest --bn-update") from None
         if outcome.written:
-            self._request.config.stash.setdefault(_written, []).append(str(kept.path))
+            self._request.config.stash.setdefault(_written, []).append(str(snapshot.path))
         elif outcome.report is not None and not outcome.report.equal:
-            raise AssertionError(_message(outcome.report, kept.path, self._request.node.nodeid))
+            raise AssertionError(_message(outcome.report, snapshot.path, self._request.node.nodeid))
 
     def _path(self, name: str | None) -> Path:
         """Beside the test, by the test's name; a name that is no file's has a hash added."""

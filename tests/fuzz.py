@@ -24,7 +24,7 @@ from hostile import arrays, build, containers
 
 from bninspect.batches import BatchOptions, tensors
 from bninspect.errors import SourceError
-from bninspect.models._files import read
+from bninspect.models.stored.reading import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from bninspect import observe
+from bninspect.observe.layers import batchnorms
 
 
 def build(name: str) -> nn.Module:
@@ -43,7 +43,7 @@ def smooth(images: int, *shape: int, seed: int = 0) -> torch.Tensor:
 def train_a_little(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give gamma and beta the look of trained ones."""
     generator = torch.Generator().manual_seed(seed)
-    for module in observe.batchnorms(model).values():
+    for module in batchnorms(model).values():
         if isinstance(module.weight, nn.Parameter):
             with torch.no_grad():
                 module.weight.copy_(0.7 + 0.6 * torch.rand(len(module.weight), generator=generator))
@@ -60,7 +60,7 @@ def calibrate(model: nn.Module, *inputs: torch.Tensor) -> nn.Module:
         module.running_var.copy_(var)
         module.num_batches_tracked.fill_(10_000)
 
-    handles = [module.register_forward_pre_hook(fit) for module in observe.batchnorms(model).values()]
+    handles = [module.register_forward_pre_hook(fit) for module in batchnorms(model).values()]
     model.eval()
     with torch.no_grad():
         model(*inputs)

@@ -23,7 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def load(text, **options):
     """The model that MODEL names, as the command line finds it."""
-    found, value = models.find(text, _plugins.plugins("models"))
+    found, value = models.find(text, _plugins.plugins("models", "SCHEME"))
     return found.load(value, models.ModelOptions(**options))
 
 

@@ -1,4 +1,4 @@
-"""The architecture, read from the syntax tree: who may import whom, and how long a file may be."""
+"""The architecture, read from the syntax tree: who may import whom, in which direction, and how long a file may be."""
 
 from __future__ import annotations
 
@@ -10,46 +10,73 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "bninspect"
 FILES = sorted(ROOT.rglob("*.py"))
-FLOOR_0 = {"errors", "report", "facts", "data_facts", "_plugins", "text", "_imports", "codec", "writing", "_collector"}
-TORCH_BEARING = ["fingerprint", "moments", "glance", "observe", "meta", "graph"]
-FOLDERS_1 = {"models", "batches", "rules", "render"}
+FLOOR_0 = {"errors", "text", "layers", "_plugins", "_imports", "_collector", "report", "codec", "writing"}
+TORCH_ROOMS = {"moments", "observe"}
+ROOMS_1 = {"files", "moments", "observe", "models", "batches", "rules", "render"}
+OWN = {  # beside floor 0 and itself
+    "files": set(),
+    "moments": set(),
+    "observe": {"moments"},
+    "models": {"files"},
+    "batches": {"files"},
+    "rules": set(),
+    "render": set(),
+    "inspection": ROOMS_1 - {"render", "models", "batches"},
+    "pytest_plugin": {"inspection", "render"},
+    "cli": ROOMS_1 | {"inspection"},
+}
 OUTSIDE = {
     "floor 0": {"msgspec", "numpy"},
     "files": {"msgspec", "numpy"},
-    "layers": {"numpy"},
-    "snapshot": {"msgspec", "numpy", "safetensors"},
     "pytest_plugin": {"pytest", "msgspec"},
-    "torch-bearing": {"torch", "numpy"},
+    "moments": {"torch", "numpy"},
+    "observe": {"torch", "numpy"},
     "models": {"torch", "torchvision", "timm", "huggingface_hub", "msgspec", "numpy"},
     "batches": {"torch", "torchvision", "numpy", "safetensors", "msgspec", "PIL"},
-    "rules": set(),
+    "rules": {"numpy", "msgspec"},
     "render": {"numpy", "msgspec"},
-    "inspection": {"torch", "numpy", "msgspec"},
+    "inspection": {"torch", "numpy", "msgspec", "safetensors"},
     "cli": {"click", "rich", "torch", "msgspec"},
 }
+ALONE = {"rich": ("render/table.py", "cli/"), "triton": ("moments/triton.py",)}
+WITHOUT_TORCH = {  # what `check FILE`, `diff FILE FILE`, `stats FILE` and `summary FILE` load
+    *(f"inspection/{name}/__init__.py" for name in ("summary", "stats", "check", "diff", "snapshot")),
+    "inspection/__init__.py",
+    "inspection/_header.py",
+    "inspection/summary/stored.py",
+    "inspection/stats/stored.py",
+    "inspection/stats/figures.py",
+    "inspection/stats/arrange.py",
+    "inspection/snapshot/file.py",
+    *(f"inspection/diff/{name}.py" for name in ("distance", "entries", "layers", "pairs")),
+}
+HEAVY = {"torch", "torchvision", "safetensors", "timm", "huggingface_hub", "triton"}
 
 
-def place(file):
+def name_of(file):
+    return str(file.relative_to(ROOT))
+
+
+def room(file):
+    """The folder of the first level that a file lies in; of those at the top, its own name or floor 0."""
     parts = file.relative_to(ROOT).with_suffix("").parts
-    if len(parts) == 1:
-        name = parts[0]
-        if name in FLOOR_0 or name in {"__init__", "__main__"}:
-            return "floor 0"
-        return "torch-bearing" if name in TORCH_BEARING else name
-    return parts[0]
+    if len(parts) > 1:
+        return parts[0]
+    return "floor 0" if parts[0] in {*FLOOR_0, "__init__", "__main__"} else parts[0]
 
 
-def imports(file, *, top_level_only=False):
-    """Modules that a file imports when it runs; what stands under TYPE_CHECKING does not count."""
+def imports(file, *, typing=True, top_level_only=False):
+    """Full names that a file imports: modules, and what is taken from them."""
     found = set()
 
     def visit(node):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        unused = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if unused and not typing:
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
-            found.update({f"{node.module}.{alias.name}" for alias in node.names} | {node.module})
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
         if top_level_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             return
         for child in ast.iter_child_nodes(node):
@@ -59,63 +86,73 @@ def imports(file, *, top_level_only=False):
     return found
 
 
-def own(names):
-    return {name.split(".")[1] for name in names if name.startswith("bninspect.") and (ROOT / _path(name)).exists()}
+def file_of(name):
+    """The file of our own that an imported name comes from: a module, or the module that the name stands in."""
+    if name.split(".")[0] != "bninspect":
+        return None
+    for dotted in (name, name.rpartition(".")[0]):
+        path = ROOT.joinpath(*dotted.split(".")[1:])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file in FILES:
+                return file
+    return None
 
 
-def _path(name):
-    second = name.split(".")[1]
-    return second if (ROOT / second).is_dir() else f"{second}.py"
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_imports_go_down(file):
-    here, used = place(file), own(imports(file))
-    allowed = {
-        "floor 0": FLOOR_0,
-        "files": FLOOR_0 | {"files"},
-        "layers": FLOOR_0,
-        "snapshot": FLOOR_0,
-        "pytest_plugin": FLOOR_0 | {"inspection", "render", "fingerprint"},
-        "torch-bearing": FLOOR_0 | {"layers", *TORCH_BEARING[: _rank(file)]},
-        "models": FLOOR_0 | {"files", "layers", "models"},
-        "batches": FLOOR_0 | {"files", "layers", "batches"},
-        "rules": FLOOR_0 | {"rules"},
-        "render": FLOOR_0 | {"render"},
-        "inspection": FLOOR_0 | {"layers", "snapshot", "rules", "inspection", *TORCH_BEARING},
-        "cli": FLOOR_0 | {"layers", "snapshot", "inspection", "cli", *FOLDERS_1, *TORCH_BEARING},
-    }[here]
-    if file.name in {"__init__.py", "__main__.py"} and file.parent == ROOT:
-        allowed = allowed | {"cli"}
+    here = room(file)
+    used = {room(found) for found in map(file_of, imports(file, typing=False)) if found}
+    allowed = {"floor 0"} if here == "floor 0" else {"floor 0", here} | OWN[here]
+    if name_of(file) == "__main__.py":
+        allowed |= {"cli"}
+    if name_of(file) == "__init__.py":  # the public functions, by a lazy __getattr__
+        allowed |= {"inspection"}
     assert used <= allowed
 
 
-def _rank(file):
-    return TORCH_BEARING.index(file.stem) if file.stem in TORCH_BEARING else 0
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_outside_packages_are_those_of_the_floor(file):
-    outside = {name.split(".")[0] for name in imports(file)} - set(sys.stdlib_module_names) - {"bninspect"}
-    allowed = OUTSIDE[place(file)] | ({"rich"} if file.name == "table.py" else set())
-    assert outside <= allowed
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_torch_is_imported_on_top_only_where_it_is_borne(file):
-    heavy = {name.split(".")[0] for name in imports(file, top_level_only=True)} & {
-        "torch",
-        "torchvision",
-        "safetensors",
-        "timm",
-        "huggingface_hub",
+def test_no_imports_in_a_circle():
+    """Not even for types: what two files say of each other belongs into one, or into a third below both."""
+    graph = {
+        file: {found for found in map(file_of, imports(file)) if found and found != file}
+        for file in FILES
+        if name_of(file) != "__init__.py"
     }
-    if place(file) == "torch-bearing" or file.stem in {"_calls", "_evidence", "_fold", "_watch"}:
-        return
-    assert not heavy
+    done, path = set(), []
+
+    def visit(file):
+        assert file not in path, " -> ".join(map(name_of, [*path[path.index(file) :], file]))
+        if file in done or file not in graph:
+            return
+        path.append(file)
+        for found in sorted(graph[file]):
+            visit(found)
+        path.pop()
+        done.add(file)
+
+    for file in graph:
+        visit(file)
+    assert len(done) == len(FILES) - 1
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_outside_packages_are_those_of_the_floor(file):
+    outside = {name.split(".")[0] for name in imports(file, typing=False)} - set(sys.stdlib_module_names)
+    special = {package for package, places in ALONE.items() if name_of(file).startswith(places)}
+    assert outside - {"bninspect"} <= (OUTSIDE[room(file)] - set(ALONE)) | special
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_torch_is_imported_on_top_only_where_it_is_borne(file):
+    heavy = {name.split(".")[0] for name in imports(file, typing=False, top_level_only=True)} & HEAVY
+    bears = room(file) in TORCH_ROOMS or (room(file) == "inspection" and name_of(file) not in WITHOUT_TORCH)
+    assert heavy <= ({"torch"} if bears else set())
+
+
+def test_the_list_of_what_loads_no_torch_is_of_files():
+    assert set(map(name_of, FILES)) >= WITHOUT_TORCH
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_a_file_has_one_idea_and_at_most_400_lines(file):
     text = file.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text))

@@ -49,8 +49,8 @@ def _content(file: Opened) -> tuple[str, Any]:
     """The kind of the file, and what it holds, its tensors yet to be read."""
     from bninspect.files.archive import Archive
     from bninspect.files.arrays import NPY_MAGIC, read_npy
-    from bninspect.files.nodes import Refused
-    from bninspect.files.plain import held, plain
+    from bninspect.files.pickle.objects import held, objects_of
+    from bninspect.files.refused import Refused
     from bninspect.files.safetensors import read_safetensors
     from bninspect.files.saved import LEGACY_MAGIC, read_legacy
 
@@ -63,7 +63,7 @@ def _content(file: Opened) -> tuple[str, Any]:
         return _zipped(Archive(file))
     if head.startswith(LEGACY_MAGIC):
         container, top = read_legacy(file)
-        return "pt", plain(top, container)
+        return "pt", objects_of(top, container)
     if head[8:9] == b"{":
         storages, tensors = read_safetensors(file)
         return "safetensors", {name: held(tensor, storages) for name, tensor in tensors.items()}
@@ -74,8 +74,8 @@ def _content(file: Opened) -> tuple[str, Any]:
 
 def _zipped(archive: Archive) -> tuple[str, Any]:
     from bninspect.files.arrays import read_npz
-    from bninspect.files.nodes import Refused
-    from bninspect.files.plain import plain
+    from bninspect.files.pickle.objects import objects_of
+    from bninspect.files.refused import Refused
     from bninspect.files.saved import read_zip
 
     if archive.names and all(name.endswith(b".npy") for name in archive.names):
@@ -84,11 +84,11 @@ def _zipped(archive: Archive) -> tuple[str, Any]:
     if len(pickles) != 1:
         raise Refused("it is a zip file, but holds neither a tensor of torch.save nor numpy's arrays")
     container, top = read_zip(archive, pickles[0][: -len(b"data.pkl")])
-    return "pt", plain(top, container)
+    return "pt", objects_of(top, container)
 
 
 def _understood(content: Any, shown: str) -> Any:
-    from bninspect.files.plain import Foreign
+    from bninspect.files.pickle.objects import Foreign
 
     if isinstance(content, Foreign):
         raise SourceError(

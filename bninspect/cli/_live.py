@@ -35,7 +35,7 @@ def _table() -> Iterator[OnPiece]:
     from rich.console import Console, Group
     from rich.live import Live
 
-    from bninspect.inspection._arrange import arrange
+    from bninspect.inspection.stats.arrange import arrange
     from bninspect.render._view import view
     from bninspect.render.table import parts
 

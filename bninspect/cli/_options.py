@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from bninspect.batches import Batch
-    from bninspect.inspection._kept import Kept
+    from bninspect.inspection.snapshot import Snapshot
     from bninspect.models import Model
     from bninspect.report import Source
 
@@ -146,13 +146,13 @@ tolerance_option = click.option(
 
 
 def snapshot_options(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--snapshot``, ``--update`` and ``--tolerance``; the command gets ``kept``, the opened snapshot, or ``None``."""
+    """``--snapshot``, ``--update`` and ``--tolerance``; the command gets the opened snapshot, or ``None``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def opened(*, snapshot: str | None, update: bool, tolerance: str, **settings: Any) -> Any:
-            kept = _open_snapshot(snapshot, schema, update=update, tolerance=tolerance, settings=settings)
-            return command(kept=kept, **settings)
+            opened = _open_snapshot(snapshot, schema, update=update, tolerance=tolerance, settings=settings)
+            return command(snapshot=opened, **settings)
 
         for option in (
             tolerance_option,
@@ -167,7 +167,7 @@ def snapshot_options(schema: str) -> Callable[[Callable[..., Any]], Callable[...
 
 def _open_snapshot(
     path: str | None, schema: str, *, update: bool, tolerance: str, settings: dict[str, Any]
-) -> Kept | None:
+) -> Snapshot | None:
     """The snapshot, read before any work is done."""
     if path is None:
         if update:
@@ -178,15 +178,15 @@ def _open_snapshot(
         raise click.UsageError(f"--snapshot prints differences, as {', '.join(known)}; not as {settings['fmt']}")
     if settings["output"] is not None and Path(settings["output"]).absolute() == Path(path).absolute():
         raise click.UsageError("--output and --snapshot are the same file: the snapshot is written by --update")
-    from bninspect.inspection._kept import Kept
+    from bninspect.inspection.snapshot import Snapshot
 
     how = f"write it with: bninspect {shlex.join(_arguments())} --update"
-    return Kept(Path(path), schema, update=update, tolerance=tolerance, how=how)
+    return Snapshot(Path(path), schema, update=update, tolerance=tolerance, how=how)
 
 
 def fingerprint(batch: Any) -> Any:
     """The batch, to be hashed as it is read."""
-    from bninspect.fingerprint import Fingerprint
+    from bninspect.inspection.snapshot.fingerprint import Fingerprint
 
     return Fingerprint(batch)
 
@@ -206,7 +206,7 @@ def find_model(text: str, settings: Mapping[str, Any]) -> Model:
     """
     from bninspect import models
 
-    source, value = models.find(text, _plugins.plugins("models"))
+    source, value = models.find(text, _plugins.plugins("models", "SCHEME"))
     if settings["allow_pickle"] and source.SCHEME != "file":
         raise click.UsageError(f"--allow-pickle runs the code of a file, and {printable(text)} is none: leave it out")
     wanted = models.ModelOptions(
@@ -273,7 +273,7 @@ def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:
     """The batch that SOURCE names; images get the model's own transforms, unless others are named."""
     from bninspect import batches
 
-    source, value = batches.find(text, _plugins.plugins("batches"))
+    source, value = batches.find(text, _plugins.plugins("batches", "SCHEME"))
     names = ("key", "shapes", "dtypes", "seed", "transforms", "workers", "max_batches")
     own = model.transforms if model else None
     wanted = batches.BatchOptions(**{name: settings[name] for name in names}, size=settings["batch_size"], own=own)

@@ -18,7 +18,7 @@ from bninspect.writing import write
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from bninspect.inspection._kept import Kept
+    from bninspect.inspection.snapshot import Snapshot
 
 
 class ClosedPipeError(Exception):
@@ -33,14 +33,16 @@ def emit(report: Any, renderer: ModuleType, *, output: str | None, color: str) -
     _write(renderer.render(report, color=wants_color(color, sys.stdout), width=terminal_width()))
 
 
-def conclude(report: Any, kept: Kept, renderer: ModuleType, *, output: str | None, color: str, vectors: bool) -> int:
+def conclude(
+    report: Any, snapshot: Snapshot, renderer: ModuleType, *, output: str | None, color: str, vectors: bool
+) -> int:
     """Hold a report against its snapshot, write what differs, and give the exit code: 1 where anything does."""
-    outcome = kept.settle(report, vectors=vectors)
+    outcome = snapshot.settle(report, vectors=vectors)
     if outcome.report is not None:
         emit(outcome.report, renderer, output=output, color=color)
-    if kept.update:
+    if snapshot.update:
         state = "was written" if outcome.written else "was left as it is: nothing differs beyond the tolerance"
-        click.echo(f"{printable(str(kept.path))} {state}", err=True)
+        click.echo(f"{printable(str(snapshot.path))} {state}", err=True)
         return 0
     return 0 if outcome.report is None or outcome.report.equal else 1
 

@@ -12,7 +12,7 @@ from bninspect.cli import _options as options
 from bninspect.cli._output import conclude, emit
 
 if TYPE_CHECKING:
-    from bninspect.inspection._kept import Kept
+    from bninspect.inspection.snapshot import Snapshot
 
 EPILOG = """\b
 Examples:
@@ -52,7 +52,7 @@ Settings may stand in pyproject.toml:
 @options.output_options("bninspect.check")
 @options.snapshot_options("bninspect.check")
 def check(
-    model: str, batch: str | None, fmt: str, *, output: str | None, color: str, kept: Kept | None, **given: Any
+    model: str, batch: str | None, fmt: str, *, output: str | None, color: str, snapshot: Snapshot | None, **given: Any
 ) -> int:
     """What is wrong with the BatchNorm layers of MODEL, and what to do about it.
 
@@ -60,10 +60,10 @@ def check(
     `bninspect rule` lists them. Exit code 1: there are findings; with --snapshot: they are not those of the snapshot.
     """
     settings = {**config.settings(), **_said(given)}
-    report = _check(model, batch, {**given, **settings}, hashed=kept is not None)
+    report = _check(model, batch, {**given, **settings}, hashed=snapshot is not None)
     renderer = _plugins.formats(report.schema)[fmt]
-    if kept is not None:
-        return conclude(report, kept, renderer, output=output, color=color, vectors=False)
+    if snapshot is not None:
+        return conclude(report, snapshot, renderer, output=output, color=color, vectors=False)
     emit(report, renderer, output=output, color=color)
     return _exit_code(report, settings)
 

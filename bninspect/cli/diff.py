@@ -49,8 +49,8 @@ def diff(a: str, b: str, fmt: str, *, output: str | None, color: str, tolerance:
 
 
 def _side(text: str, settings: dict[str, Any]) -> Any:
-    from bninspect import snapshot
-    from bninspect.inspection import _stored as stored
+    from bninspect.inspection.snapshot import file as snapshot
+    from bninspect.inspection.stats.stored import stored_stats
 
     path = Path(text)
     if snapshot.is_stored_report(path):
@@ -59,7 +59,7 @@ def _side(text: str, settings: dict[str, Any]) -> Any:
     found = options.find_model(text, {**settings, **(_NOT_OF_A_FILE if path.is_file() else _OF_A_FILE)})
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     if isinstance(found, StoredModel):
-        return stored.stats(found.layers, options.source_of(found), found.notes)
+        return stored_stats(found.layers, options.source_of(found), found.notes)
     return _built(found)
 
 

@@ -11,7 +11,7 @@ from bninspect.cli import _options as options
 from bninspect.cli._output import conclude, emit
 
 if TYPE_CHECKING:
-    from bninspect.inspection._kept import Kept
+    from bninspect.inspection.snapshot import Snapshot
 
 SMALL = 64  # so many values are printed without being asked for
 EPILOG = """\b
@@ -60,7 +60,7 @@ def stats(
     *,
     output: str | None,
     color: str,
-    kept: Kept | None,
+    snapshot: Snapshot | None,
     **settings: Any,
 ) -> int:
     """Exact statistics of what a batch does in every BatchNorm layer of MODEL.
@@ -69,12 +69,12 @@ def stats(
     left as it was found. The columns are explained in the README. Where MODEL is a file, its stored values are shown:
     no batch is needed, and nothing in the file is run, unless --allow-pickle asks for it.
     """
-    from bninspect.inspection._arrange import arrange
+    from bninspect.inspection.stats.arrange import arrange
 
-    report = _measure(model, batch, settings, hashed=kept is not None)
+    report = _measure(model, batch, settings, hashed=snapshot is not None)
     renderer = _plugins.formats(report.schema)[fmt]
-    if kept is not None:
-        return conclude(report, kept, renderer, output=output, color=color, vectors=settings["channels"])
+    if snapshot is not None:
+        return conclude(report, snapshot, renderer, output=output, color=color, vectors=settings["channels"])
     report = arrange(report, channels=settings["channels"], sort=settings["sort"], top=settings["top"])
     emit(report, renderer, output=output, color=color)
     return 0
@@ -91,11 +91,11 @@ def _measure(model: str | None, batch: str | None, settings: dict[str, Any], *, 
 
 
 def _stored(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:
-    from bninspect.inspection import _stored as stored
+    from bninspect.inspection.stats.stored import stored_stats
 
     if batch is not None:
         options.refuse_to_run(found, "--batch")
-    return stored.stats(found.layers, options.source_of(found), found.notes, layer=settings["layer"])
+    return stored_stats(found.layers, options.source_of(found), found.notes, layer=settings["layer"])
 
 
 def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> Any:

@@ -11,7 +11,7 @@ from bninspect.cli import _options as options
 from bninspect.cli._output import conclude, emit
 
 if TYPE_CHECKING:
-    from bninspect.inspection._kept import Kept
+    from bninspect.inspection.snapshot import Snapshot
 
 EPILOG = """\b
 Examples:
@@ -47,7 +47,7 @@ def summary(
     output: str | None,
     color: str,
     *,
-    kept: Kept | None,
+    snapshot: Snapshot | None,
     **settings: Any,
 ) -> int:
     """Shapes, sizes and settings of every BatchNorm layer of MODEL.
@@ -61,8 +61,8 @@ def summary(
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     report = _summarise(found, shapes, settings)
     renderer = _plugins.formats(report.schema)[fmt]
-    if kept is not None:
-        return conclude(report, kept, renderer, output=output, color=color, vectors=False)
+    if snapshot is not None:
+        return conclude(report, snapshot, renderer, output=output, color=color, vectors=False)
     emit(report, renderer, output=output, color=color)
     return 0
 
@@ -85,8 +85,8 @@ def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[s
 
 
 def _stored(found: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
-    from bninspect.inspection import _stored as stored
+    from bninspect.inspection.summary.stored import stored_summary
 
     if shapes:
         options.refuse_to_run(found, "--input")
-    return stored.summary(found.layers, options.source_of(found), found.notes)
+    return stored_summary(found.layers, options.source_of(found), found.notes)

@@ -1,7 +1,7 @@
 """A stranger's file, from bytes to arrays: nothing in it is run, imported or believed, and torch is not needed.
 
 Pickles go through a machine of our own that only takes notes of what they describe; records are read by place, held
-against their checksums and cut into arrays. Every refusal is a :class:`~bninspect.files.nodes.Refused`.
+against their checksums and cut into arrays. Every refusal is a :class:`~bninspect.files.refused.Refused`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from bninspect._collector import without_collections
 from bninspect.errors import SourceError
-from bninspect.files.nodes import Refused
 from bninspect.files.opened import opened
+from bninspect.files.refused import Refused
 from bninspect.text import printable
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bninspect.files import limits
-from bninspect.files.nodes import Refused
+from bninspect.files.refused import Refused
 from bninspect.text import printable
 
 if TYPE_CHECKING:

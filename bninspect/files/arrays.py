@@ -14,7 +14,8 @@ import numpy as np
 from bninspect.files import limits
 from bninspect.files.archive import Archive, Record, whole
 from bninspect.files.dtypes import SIZES
-from bninspect.files.nodes import Call, Refused
+from bninspect.files.pickle.nodes import Call
+from bninspect.files.refused import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from bninspect.files.nodes import Refused
+from bninspect.files.refused import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ import numpy as np
 
 from bninspect.files import limits
 from bninspect.files.dtypes import SIZES
-from bninspect.files.nodes import Refused, Storage, Tensor
-from bninspect.files.rebuild import contiguous
+from bninspect.files.refused import Refused
+from bninspect.files.tensors import Storage, Tensor, contiguous
 from bninspect.files.values import PlainStorages
 from bninspect.text import printable
 

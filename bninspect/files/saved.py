@@ -9,17 +9,18 @@ import numpy as np
 from bninspect.files import limits
 from bninspect.files.archive import fields, windows
 from bninspect.files.dtypes import width
-from bninspect.files.machine import Machine, Short
-from bninspect.files.nodes import Refused
-from bninspect.files.rebuild import storage_key
+from bninspect.files.pickle.machine import Machine
+from bninspect.files.pickle.rebuild import storage_key
+from bninspect.files.pickle.steps import Short, run
+from bninspect.files.refused import Refused
 from bninspect.files.values import PlainStorages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bninspect.files.archive import Archive, Numbers, Records
-    from bninspect.files.nodes import Storage
     from bninspect.files.opened import Opened
+    from bninspect.files.tensors import Storage
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PROTOCOL = 1001
@@ -66,7 +67,7 @@ def read_zip(archive: Archive, root: bytes) -> tuple[ZipStorages, Any]:
     """The storages of a zip archive that has a ``data.pkl``, and the object that it describes."""
     container = ZipStorages(archive, root)
     try:
-        return container, Machine(archive.read(root + b"data.pkl", limits.PICKLE_BYTES)).run()
+        return container, run(Machine(archive.read(root + b"data.pkl", limits.PICKLE_BYTES)))
     except Short as error:
         raise Refused("its pickle is cut short") from error
 
@@ -91,14 +92,14 @@ def _all_pickles(file: Opened) -> tuple[Any, dict[int | str, Storage], list[str]
 
 def _pickles(data: bytes) -> tuple[Any, dict[int | str, Storage], list[str], int]:
     protocol = Machine(data, len(LEGACY_MAGIC))
-    if protocol.run() != _LEGACY_PROTOCOL:
+    if run(protocol) != _LEGACY_PROTOCOL:
         raise Refused("its legacy stream has a version that no torch wrote")
     about = Machine(data, protocol.pos, protocol)
-    about.run()
+    run(about)
     main = Machine(data, about.pos, about)
-    top = main.run()
+    top = run(main)
     last = Machine(data, main.pos, main)
-    keys = last.run()
+    keys = run(last)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise Refused("its list of storages is no list of names")
     return top, main.storages, keys, last.pos
@@ -117,10 +118,10 @@ def _place(file: Opened, start: int, keys: list[str], storages: dict[int | str, 
     if start + sum(sizes) > file.size:
         raise Refused("it is cut short: its storages reach beyond its end")
     starts = start + np.append(0, np.cumsum(sizes))[:-1].astype(np.int64)
-    for run in windows(starts):
-        begin = starts.item(run.start)
-        raw = file.read(begin, starts.item(run.stop - 1) + _LENGTH.itemsize - begin)
-        if fields(np.frombuffer(raw, np.uint8), starts[run] - begin, _LENGTH).tolist() != counts[run]:
+    for window in windows(starts):
+        begin = starts.item(window.start)
+        raw = file.read(begin, starts.item(window.stop - 1) + _LENGTH.itemsize - begin)
+        if fields(np.frombuffer(raw, np.uint8), starts[window] - begin, _LENGTH).tolist() != counts[window]:
             raise Refused("a storage is not as long as the file says elsewhere")
     for storage, place in zip(known, (starts + _LENGTH.itemsize).tolist(), strict=True):
         storage.key = place

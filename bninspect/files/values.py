@@ -12,10 +12,10 @@ import numpy as np
 
 from bninspect.files import limits
 from bninspect.files.archive import DAMAGED, Records, refuse_damage, whole, windows
-from bninspect.files.cut import ADJACENT, in_parts, length_of, window
 from bninspect.files.dtypes import SIZES, decoded, stored, width
-from bninspect.files.nodes import Refused, Storage, Tensor
-from bninspect.files.rebuild import contiguous, reach
+from bninspect.files.refused import Refused
+from bninspect.files.strided import ADJACENT, in_parts, length_of, window
+from bninspect.files.tensors import Storage, Tensor, contiguous, reach
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

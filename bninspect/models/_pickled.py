@@ -39,8 +39,8 @@ def live(path: str) -> LiveModel:
 def _loaded(path: str) -> Any:
     import torch
 
-    from bninspect.files.nodes import Refused
     from bninspect.files.opened import opened
+    from bninspect.files.refused import Refused
 
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # where the classes of one's own models are, as for nets.py:make

@@ -88,7 +88,7 @@ def create(
 def _state(path: str) -> dict[str, Any]:
     import torch
 
-    from bninspect.models._files import read_all
+    from bninspect.models.stored.reading import read_all
 
     def tensors(values: Any) -> Any:
         held = isinstance(values, dict)

@@ -37,7 +37,7 @@ def load(value: str, options: ModelOptions) -> StoredModel | LiveModel:
     Raises:
         SourceError: it cannot be read, is damaged, or is of no known kind.
     """
-    from bninspect.models._files import read
+    from bninspect.models.stored.reading import read
 
     shown = printable(value)
     refuse_address(value)
@@ -92,7 +92,7 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveMode
 def _fill(net: nn.Module, name: str, path: str, *, strict: bool) -> list[str]:
     import torch
 
-    from bninspect.models._files import read_state
+    from bninspect.models.stored.reading import read_state
 
     own = net.state_dict()
     found = read_state(path, own.keys())

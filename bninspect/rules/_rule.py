@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bninspect.facts import Facts, Hit, Silence
     from bninspect.report import Severity
+    from bninspect.rules.facts import Facts, Hit, Silence
 
     Body = Callable[..., Iterator[Hit | Silence]]
 

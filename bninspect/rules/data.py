@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING
 
-from bninspect.facts import Hit, Silence, median, outside, share, trend
 from bninspect.rules._rule import rule
+from bninspect.rules.facts import Hit, Silence, median, outside, share, trend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.facts import Facts, LayerFacts
     from bninspect.report import Severity
+    from bninspect.rules.facts import Facts, LayerFacts
 
 _FEW = 32  # images below which a comparison of statistics is only told
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bninspect.facts import FOLDABLE, Hit, Silence, share
+from bninspect.layers import FOLDABLE
 from bninspect.rules._rule import rule
+from bninspect.rules.facts import Hit, Silence, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.facts import Facts, LayerFacts
     from bninspect.report import Severity
+    from bninspect.rules.facts import Facts, LayerFacts
 
 _FEATURES_LAST = ("linear", "layer_norm", "attention", "rnn", "embedding")
 

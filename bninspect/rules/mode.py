@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bninspect.facts import Hit
 from bninspect.rules._rule import rule
+from bninspect.rules.facts import Hit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.facts import Facts
     from bninspect.report import Severity
+    from bninspect.rules.facts import Facts
 
 
 @rule("error", "track_running_stats")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING, Any
 
-from bninspect.facts import Hit, Silence, share
 from bninspect.rules._rule import rule
+from bninspect.rules.facts import Hit, Silence, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.facts import Facts, LayerFacts
     from bninspect.report import Severity
+    from bninspect.rules.facts import Facts, LayerFacts
 
 _HALF = ("float16", "bfloat16")
 

@@ -6,14 +6,15 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
 
 import bninspect
 
+ROOT = Path(__file__).parents[2]
 IMAGES = 64
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import bninspect
-from bninspect import snapshot
-from bninspect.inspection._stored import stats as of_layers
+from bninspect.inspection.snapshot import file as snapshot
+from bninspect.inspection.stats.stored import stored_stats as of_layers
 from bninspect.layers import BatchNormLayer
 from bninspect.report import Source
 

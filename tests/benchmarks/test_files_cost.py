@@ -10,7 +10,8 @@ from hostile import build
 from safetensors.torch import save_file
 
 READ = (
-    "import sys; from bninspect.models._files import read; print(len(read(sys.argv[1]).layers), 'torch' in sys.modules)"
+    "import sys; from bninspect.models.stored.reading import read; "
+    "print(len(read(sys.argv[1]).layers), 'torch' in sys.modules)"
 )
 COMMANDS = {
     "reader": ["-c", READ],
@@ -102,7 +103,7 @@ def many(folder, request):
 @pytest.mark.parametrize("command", [*COMMANDS, "check"])
 def test_a_hundred_thousand_layers(many, command):
     torch_seconds, _ = cost("-c", "import torch")
-    _, nothing = cost("-c", "import bninspect.models._files")
+    _, nothing = cost("-c", "import bninspect.models.stored.reading")
     seconds, memory = cost(*COMMANDS.get(command, ("-m", "bninspect", command)), many)
     print(f"\n{command}: {seconds:.2f} s, {memory - nothing:.0f} MB more; import torch: {torch_seconds:.2f} s")
     assert seconds <= 5 * torch_seconds

@@ -8,15 +8,16 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from torch import nn
 from torchvision.models import get_model
 
 import bninspect
 
+ROOT = Path(__file__).parents[2]
 BOUNDS = {
     "resnet18": (1.06, 1.15),
     "resnet50": (1.10, 1.25),

@@ -1,0 +1,170 @@
+"""What is wrong with the BatchNorm layers of a model: the rules are applied to all that can be found out about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bninspect._collector import without_collections
+from bninspect.errors import InputError
+from bninspect.inspection._header import tool_without_torch
+from bninspect.layers import BatchNormLayer
+from bninspect.report import CheckReport, Finding, Silent, Source
+from bninspect.rules import catalogue
+from bninspect.rules.facts import Facts, Hit, LayerFacts, Silence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch
+    from torch import Tensor, nn
+
+    from bninspect.report import Shape
+    from bninspect.rules._rule import Rule
+
+SEVERITIES = ("error", "warning", "info")
+
+
+def check(
+    model: nn.Module | Sequence[BatchNormLayer],
+    batch: Tensor | tuple[Any, ...] | Iterable[Any] | None = None,
+    *,
+    input_size: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    source: Source | None = None,
+) -> CheckReport:
+    """Apply every rule to a model, its graph and, if a batch is given, to what the batch does; nothing is changed.
+
+    Args:
+        model: a module, left exactly as it is found; or stored layers, which are looked at without torch.
+        batch: real data, prepared as for evaluation: a tensor ``[N, ...]``, a tuple of tensors for a model of several
+            inputs, or an iterable of batches as training makes them. Rules on data are silent without it.
+        input_size: shape of one input without its batch dimension, for the rules on the graph; default that of the
+            batch, or a guess from the first layer. Several for several inputs.
+        batch_size: images in one training step, for the rules that depend on it. A tensor is run in pieces of it.
+        device: where the batch runs; default where the model is.
+        select: codes or their beginnings (``BN1``, ``BN203``); only these rules are applied.
+        ignore: the same, for rules that are not applied.
+        source: where model and batch came from, for the report's header.
+
+    Raises:
+        InputError: no rule has such a code; the batch or the shape does not fit the model.
+        ForwardError: the model's forward raised.
+    """
+    rules = chosen(select, ignore)
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"the batch size must be at least 1, and {batch_size} was given")
+    if isinstance(model, (list, tuple)):
+        return _stored(model, rules, batch_size, source or Source(evidence="tensors"))
+    from bninspect.inspection.check.evidence import Request, gather
+
+    needs = frozenset(need.rstrip("?") for rule in rules for need in rule.needs)
+    wanted = frozenset(rule.code for rule in rules)
+    source = source or Source(model=type(model).__name__)
+    found = gather(Request(model, batch, _sizes(input_size), batch_size, device, source, wanted, needs))
+    shape = source.batch_shape or found.batch_shape
+    return _report(
+        rules,
+        found.facts,
+        tool=found.tool,
+        source=msgspec.structs.replace(source, batch_shape=shape),
+        num_images=found.num_images,
+        notes=found.notes,
+    )
+
+
+def chosen(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Rule]:
+    """The rules whose code begins with one of ``select`` (none: all), and with none of ``ignore``.
+
+    Raises:
+        InputError: no rule has a code that begins so.
+    """
+    rules = catalogue()
+    for prefix in (*select, *ignore):
+        if not prefix or not any(code.startswith(prefix.upper()) for code in rules):
+            families = ", ".join(sorted({code[:3] for code in rules}))
+            raise InputError(f"no rule has a code that begins with {prefix!r}: the families are {families}")
+    wanted, unwanted = (tuple(prefix.upper() for prefix in prefixes) for prefixes in (select, ignore))
+    return [
+        rule
+        for code, rule in rules.items()
+        if (not wanted or code.startswith(wanted)) and not (unwanted and code.startswith(unwanted))
+    ]
+
+
+@without_collections()
+def _stored(layers: Sequence[BatchNormLayer], rules: list[Rule], batch_size: int | None, source: Source) -> CheckReport:
+    if not all(isinstance(layer, BatchNormLayer) for layer in layers):
+        raise InputError("a torch.nn.Module or stored BatchNorm layers were expected")
+    why = dict.fromkeys(("graph", "data"), "stored values alone: give a model that can be run")
+    facts = Facts(tuple(map(LayerFacts, layers)), batch_size=batch_size, why=why)
+    tool = tool_without_torch()
+    return _report(rules, facts, tool=tool, source=source, num_images=None, notes=())
+
+
+def _report(rules: list[Rule], facts: Facts, **header: Any) -> CheckReport:
+    findings: list[Finding] = []
+    silent: list[Silent] = []
+    for rule in rules:
+        reason = facts.missing(rule.needs)
+        outcomes = [Silence(reason)] if reason else list(rule(facts))
+        if not any(isinstance(outcome, Silence) for outcome in outcomes):
+            outcomes += facts.unseen(rule.needs)
+        findings += _grouped(rule, [outcome for outcome in outcomes if isinstance(outcome, Hit)])
+        silent += [
+            Silent(code=rule.code, name=rule.name, reason=outcome.reason, layers=outcome.layers)
+            for outcome in outcomes
+            if isinstance(outcome, Silence)
+        ]
+    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
+    return CheckReport(
+        num_layers=len(facts.layers),
+        rules=tuple(rule.code for rule in rules),
+        findings=tuple(findings),
+        silent=tuple(silent),
+        **header,
+    )
+
+
+def _grouped(rule: Rule, hits: list[Hit]) -> list[Finding]:
+    """One finding for all hits of one sentence and severity."""
+    groups: dict[tuple[str, str], list[Hit]] = {}
+    for hit in hits:
+        groups.setdefault((hit.severity or rule.severity, hit.message), []).append(hit)
+    return [_finding(rule, same) for same in groups.values()]
+
+
+def _finding(rule: Rule, hits: list[Hit]) -> Finding:
+    first = hits[0]
+    places = tuple(hit.place for hit in hits if hit.place is not None)
+    return Finding(
+        code=rule.code,
+        name=rule.name,
+        severity=first.severity or rule.severity,
+        path=places[0].path if places else None,
+        channels=places[0].channels if places else None,
+        message=first.message,
+        evidence=places[0].evidence if places else first.evidence,
+        why=_sentence(rule.section("Why")),
+        fix=_sentence(first.fix or rule.section("Do")),
+        layers=places,
+    )
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it starts with a name of code."""
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].rstrip(",").isalpha() else text
+
+
+def _sizes(input_size: Any) -> list[Shape]:
+    if input_size is None:
+        return []
+    sizes = list(input_size)
+    shapes = [tuple(size) for size in sizes] if sizes and not isinstance(sizes[0], int) else [tuple(sizes)]
+    if not sizes or not all(all(isinstance(length, int) and length > 0 for length in shape) for shape in shapes):
+        raise InputError(f"an input size is a tuple of positive integers such as (3, 224, 224), not {input_size!r}")
+    return shapes

@@ -1,0 +1,183 @@
+"""A shadow of the model that is fed piece by piece, and the moments of its layers so far."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from bninspect import moments
+from bninspect.errors import InputError
+from bninspect.inspection.stats import figures
+from bninspect.inspection.stats.pieces import refuse_unfit
+from bninspect.moments import cpu, queued
+from bninspect.observe.audit import Audit, unseen
+from bninspect.observe.forward import forward
+from bninspect.observe.layers import batchnorms, describe
+from bninspect.observe.process import tool_of
+from bninspect.observe.shadow import set_mode, shadow
+from bninspect.report import LayerRef, Mode, Source, StatsReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import Tensor, nn
+
+    from bninspect.layers import BatchNormLayer
+    from bninspect.moments import Moments
+    from bninspect.moments.cpu import Sums
+    from bninspect.report import Vector
+
+
+class Run:
+    """A shadow of the model that is fed piece by piece, and the moments of its layers so far."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mode: Mode,
+        place: torch.device,
+        *,
+        layer: str | None,
+        extremes: bool,
+        source: Source | None,
+    ) -> None:
+        self.name = source.model if source and source.model else type(model).__name__
+        self.source = source or Source(model=self.name)
+        self.mode, self.place, self.extremes = mode, place, extremes
+        self.layers = {path: describe(path, module) for path, module in batchnorms(model).items()}
+        self.layers = _chosen(self.layers, layer, self.name)
+        self.twin = shadow(model, device=place)
+        self.audit = Audit({id(module): path for path, module in self.twin.named_modules()})
+        self.pooled: dict[tuple[str, ...], Moments] = {}  # of all layers side by side, by the order of their calls
+        self.dtypes: dict[str, str] = {}
+        self.seen: list[tuple[str, Moments | Sums | Tensor]] = []  # in the forward that runs
+        self.again: set[str] = set()
+        self.images = self.pieces = 0
+        self.shape: tuple[int, ...] | None = None
+        self.dtype: torch.dtype | None = None
+        self._watch()
+
+    def _watch(self) -> None:
+        for path, module in batchnorms(self.twin).items():
+            self.audit.watch(module)
+            if path in self.layers:
+                module.register_forward_pre_hook(self._hook(path), with_kwargs=True)
+        set_mode(self.twin, self.mode)
+
+    def _hook(self, path: str) -> Callable[..., None]:
+        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else next(iter(kwargs.values()))
+            layer = self.layers[path]
+            if layer.num_features == 0:  # a lazy layer learns its channels from its first input
+                layer = self.layers[path] = describe(path, module)
+            if x.dim() < 2 or x.shape[1] != layer.num_features:
+                return  # the layer itself is about to refuse it, in its own words
+            if x.is_quantized:
+                x = x.dequantize()
+            if path not in self.dtypes:
+                self.dtypes[path] = str(x.dtype).removeprefix("torch.")
+            with unseen():
+                if path in self.again:
+                    result: Moments | Sums | Tensor = moments.exact(x)
+                elif x.device.type == "cpu":
+                    result = cpu.sums_of(x, extremes=self.extremes)
+                else:
+                    result = queued.enqueue(x, extremes=self.extremes)
+            self.seen.append((path, result))
+
+        return look
+
+    def feed(self, piece: tuple[Any, ...]) -> Any:
+        """Run one piece and merge what was measured."""
+        refuse_unfit(piece[0])
+        inputs = tuple(value.to(self.place, non_blocking=True) for value in piece)
+        result, paths, found = self._forward(inputs)
+        if found and self.place.type != "cpu" and (doubtful := queued.doubtful(found)).any():
+            self.again = {path for path, doubt in zip(paths, self._split(paths, doubtful), strict=True) if doubt.any()}
+            result, paths, found = self._forward(inputs)
+            self.again = set()
+        if found:
+            self.pooled[paths] = moments.merge(self.pooled[paths], found) if paths in self.pooled else found
+        self.pieces += 1
+        self.images += len(piece[0])
+        return result
+
+    def _forward(self, inputs: tuple[Any, ...]) -> tuple[Any, tuple[str, ...], Moments | None]:
+        """The model's output; the layers in call order, and their moments side by side."""
+        self.seen.clear()
+        if self.pieces:
+            result = forward(self.twin, inputs, what=self.name)
+        else:
+            self.shape, self.dtype = tuple(inputs[0].shape), inputs[0].dtype
+            with self.audit:
+                result = forward(self.twin, inputs, what=self.name)
+        found = cpu.collect([found for _, found in self.seen]) if self.seen else None
+        return result, tuple(path for path, _ in self.seen), found
+
+    def _split(self, paths: tuple[str, ...], vector: Vector) -> list[Vector]:
+        """A vector over all layers side by side, by layer."""
+        return np.split(vector, np.cumsum([self.layers[path].num_features for path in paths])[:-1])
+
+    def _by_layer(self) -> dict[str, tuple[Moments, int]]:
+        """Moments of each layer, pooled over its calls, and the most calls in one forward; in call order."""
+        found: dict[str, tuple[Moments, int]] = {}
+        for paths, pooled in self.pooled.items():
+            calls = Counter(paths)
+            for path, *vectors in zip(paths, *(self._split(paths, vector) for vector in pooled), strict=True):
+                more = moments.Moments(*vectors)
+                before, most = found.get(path, (None, 0))
+                found[path] = moments.merge(before, more) if before else more, max(most, calls[path])
+        return found
+
+    def report(self) -> StatsReport:
+        """The report of everything that was fed so far, in call order."""
+        called = self._by_layer()
+        layers = tuple(
+            figures.live(self.layers[path], found, calls, self.dtypes[path], extremes=self.extremes)
+            for path, (found, calls) in called.items()
+        )
+        missing = tuple(
+            LayerRef(path=path, kind=layer.kind, num_features=layer.num_features, calls=0)
+            for path, layer in self.layers.items()
+            if path not in called
+        )
+        return StatsReport(
+            tool=tool_of(self.place, self.dtype, self.mode),
+            source=_with_shape(self.source, self.shape),
+            num_images=self.images,
+            num_pieces=self.pieces,
+            layers=layers,
+            never_called=missing,
+            functional_calls=self.audit.report(),
+            notes=_notes(self, [path for path, (_, calls) in called.items() if calls > 1]),
+        )
+
+
+def _notes(run: Run, shared: list[str]) -> tuple[str, ...]:
+    notes = []
+    if not run.layers:
+        notes.append(f"{run.name} has no BatchNorm layer")
+    if run.source.synthetic:
+        notes.append("the batch is synthetic: distances to the running statistics say nothing about real data")
+    if shared:
+        notes.append(f"called more than once in a forward, and pooled over the calls: {', '.join(shared)}")
+    return tuple(notes)
+
+
+def _with_shape(source: Source, shape: tuple[int, ...] | None) -> Source:
+    return msgspec.structs.replace(source, batch_shape=source.batch_shape or shape)
+
+
+def _chosen(layers: dict[str, BatchNormLayer], glob: str | None, name: str) -> dict[str, BatchNormLayer]:
+    if glob is None:
+        return layers
+    chosen = {path: layer for path, layer in layers.items() if fnmatchcase(path, glob)}
+    if not chosen:
+        shown = ", ".join(list(layers)[:4]) or "none at all"
+        raise InputError(f"no BatchNorm layer of {name} matches {glob!r}: its layers are named {shown} ...")
+    return chosen

@@ -1,0 +1,251 @@
+"""One cheap pass over a layer's input on the CPU, from which its moments follow.
+
+``mean(x^2) - mean(x)^2`` costs hardly more than a read of ``x``; its relative error is that of a float32 sum times
+``1 + kappa^2``, ``kappa = |mean| / std``. Channels where that could pass the promised 1e-6 are shifted by their mean
+and measured again; what is still in doubt (constants, overflow, underflow, NaN) is done in float64 by the definition.
+
+The work is in two parts. :func:`sums_of` is all that needs ``x``, and keeps to few calls of torch: between two layers
+of a forward every instruction has to be fetched from memory again, and numpy's twenty small ones cost more there than
+the read. :func:`collect` does the rest for all layers of a forward at once.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, reduce
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bninspect.moments import FAST, TINY, Moments, Vector, along, exactly, merge, view_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_ROW = 256  # longest run summed in float32 at once: in longer ones equal values err in one direction (2e-6 at 1024)
+_SHORT_ROW = 64  # shorter runs are not worth their calls
+_CACHED = 1 << 20  # values of a block, which several figures are taken of: its second read comes from a cache
+_TOY = 4096  # so few values are done in float64 at once
+_SMALL_PLANE = 256  # below so many positions torch finds extremes faster over images first
+_PROMISE = 1e-6  # relative error of a variance
+_ROUNDING = {torch.float32: 1e-7, torch.float64: 2e-16}  # rms relative error of one row's mean square (measured)
+_SIGMAS = 5  # a channel is trusted where this many standard deviations of its error keep the promise
+_TRUST = {torch.float32: 8.0, torch.float64: 1e8}  # and never beyond: errors of quantised data do not average out
+
+
+class Sums(NamedTuple):
+    """What one pass over a layer's input found, from which :func:`collect` makes moments later.
+
+    ``sums`` and ``norms`` ``[N, C, rows]`` are the sums and the 2-norms of rows of each image, ``size`` positions in
+    all, of x less ``shift`` ``[C]``; ``extremes`` are the number of zeros, min and max ``[C]``; ``again`` are indices
+    of the channels that were measured again, and what was found then.
+    """
+
+    sums: Tensor
+    norms: Tensor
+    size: int
+    shift: Tensor | None = None
+    extremes: tuple[Tensor, Tensor, Tensor] | None = None
+    again: tuple[Tensor, Sums | Moments] | None = None
+
+
+def measure(x: Tensor, *, extremes: bool = True) -> Moments:
+    """Moments of a tensor on the CPU over everything but its channels, exact to 1e-6 relative.
+
+    Args:
+        x: ``[N, C]`` or ``[N, C, *positions]``, floating, any memory format.
+        extremes: also find min, max and the number of zeros.
+    """
+    return collect([sums_of(x, extremes=extremes)])
+
+
+def sums_of(x: Tensor, *, extremes: bool = True) -> Sums | Moments:
+    """The part of :func:`measure` that needs ``x``, for :func:`collect` to complete."""
+    view, channel = view_of(x)
+    if view.shape[3 - channel] <= 1 or view.numel() <= _TOY:
+        return exactly(view, channel)
+    if x.dtype not in FAST:
+        images = [_one_pass(image.float(), channel, extremes=extremes) for image in view.split(1)]
+        return reduce(merge, (_pool([image]) for image in images))
+    return _one_pass(view, channel, extremes=extremes)
+
+
+def collect(found: Sequence[Moments | Sums | Tensor]) -> Moments:
+    """What :func:`sums_of` and :func:`~bninspect.moments.queued.enqueue` found, for all layers side by side.
+
+    Returns:
+        Vectors of ``[C1 + C2 + ...]`` in the order of ``found``; tensors come to the host by a single copy.
+    """
+    parts = [part for (kind, _), run in groupby(found, _kind) for part in _FINISH[kind](list(run))]
+    return Moments(*(np.concatenate(vectors) for vectors in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
+
+
+def _kind(found: Moments | Sums | Tensor) -> tuple[type, int]:
+    """What can be finished together: sums over as many images."""
+    return type(found), len(found.sums) if isinstance(found, Sums) else 0
+
+
+def _one_pass(view: Tensor, channel: int, *, extremes: bool) -> Sums:
+    """One pass, then a second or third sums_of at the channels that need it."""
+    found = _planes(view, extremes=extremes) if channel == 1 else _pixels(view, extremes=extremes)
+    doubt = _doubt(found, view.dtype)
+    return found if doubt is None else found._replace(again=(doubt, _closer(view, channel, found, doubt)))
+
+
+def _doubt(found: Sums, dtype: torch.dtype) -> Tensor | None:
+    """Indices of the channels whose variance may break the promise, or is not a number; ``None`` if there are none.
+
+    The sum of squares is ``1 + kappa^2`` times M2. Errors of different rows are independent, so the relative error of
+    M2 has a standard deviation of ``rounding * (1 + kappa^2) / sqrt(rows)``.
+    """
+    images = len(found.sums)
+    rows = images * max(1, found.size // _row_length(found.size))
+    limit = min(_TRUST[dtype], _PROMISE * rows**0.5 / (_SIGMAS * _ROUNDING[dtype]))
+    most, least = (1 - 1 / limit) * images * found.size, TINY * images * found.size
+    second = found.norms.square().sum((0, 2))
+    share = found.sums.sum((0, 2)).square_().div_(second)  # NaN for zeros
+    low, high = second.aminmax()
+    if float(share.max()) <= most and float(low) > least and float(high) < torch.inf:
+        return None
+    index: Tensor = (~((share <= most) & (second > least) & (second < torch.inf))).nonzero().flatten()
+    return index
+
+
+def _closer(view: Tensor, channel: int, found: Sums, index: Tensor) -> Sums:
+    """A pass over the channels ``index`` around their means; in float64 where that is not enough."""
+    shift = (found.sums[:, index].double().sum((0, 2)) / (len(view) * found.size)).to(view.dtype)
+    part = view.index_select(channel, index).sub_(along(shift, channel))
+    near = _planes(part, extremes=False) if channel == 1 else _pixels(part, extremes=False)
+    rest = _doubt(near, view.dtype)
+    exact = None if rest is None else (rest, exactly(view.index_select(channel, index[rest]), channel))
+    near = near._replace(shift=shift, again=exact)
+    if found.extremes:
+        zeros, low, high = found.extremes
+        near = near._replace(extremes=(zeros[index], low[index], high[index]))
+    return near
+
+
+def _pool(layers: Sequence[Sums]) -> Moments:
+    """Moments of all images together, for layers side by side; each has been given as many images."""
+    images = len(layers[0].sums)
+    widths = [one.sums.shape[1] for one in layers]
+    size = np.repeat([float(one.size) for one in layers], widths)
+    rows = np.repeat([one.sums.shape[2] for one in layers], widths)
+    channels = np.cumsum(rows) - rows  # where their rows begin
+    pooled = Moments(*np.full((len(Moments._fields), len(size)), np.nan))
+    with np.errstate(invalid="ignore", over="ignore"):  # channels with NaN or infinite values are overlaid
+        first = np.add.reduceat(_side_by_side([one.sums for one in layers]), channels, axis=1)
+        second = np.add.reduceat(np.square(_side_by_side([one.norms for one in layers])).sum(0), channels)
+        mean = first.sum(0) / (images * size)
+        deviation = first / size - mean
+        pooled.M2[:] = second - mean * mean * (images * size)
+        pooled.image_M2[:] = np.square(deviation).sum(0)
+    pooled.count[:], pooled.images[:], pooled.nonfinite[:] = images * size, images, 0
+    pooled.mean[:] = pooled.image_mean[:] = mean
+    starts = accumulate(widths[:-1], initial=0)
+    _complete(pooled, list(zip(layers, starts, strict=True)))
+    return pooled
+
+
+def _complete(pooled: Moments, layers: Sequence[tuple[Sums, int]]) -> None:
+    """Write into the moments what is not in the sums of the layers, which begin at these channels."""
+    for one, start in layers:
+        layer = slice(start, start + one.sums.shape[1])
+        if one.shift is not None:
+            pooled.mean[layer] += one.shift.double().numpy()
+            pooled.image_mean[layer] = pooled.mean[layer]
+        if one.extremes:
+            pooled.zeros[layer], pooled.min[layer], pooled.max[layer] = (figure.numpy() for figure in one.extremes)
+    doubted = [(one.again[0].numpy() + start, one.again[1]) for one, start in layers if one.again]
+    if doubted:
+        where = np.concatenate([index for index, _ in doubted])
+        for old, new in zip(pooled, collect([again for _, again in doubted]), strict=True):
+            old[where] = new
+
+
+def _side_by_side(figures: list[Tensor]) -> Vector:
+    """The rows ``[N, C, rows]`` of all layers, ``[N, C1 * rows1 + C2 * rows2 + ...]``."""
+    together: Vector = torch.cat([figure.flatten(1) for figure in figures], 1).double().numpy()
+    return together
+
+
+def _planes(view: Tensor, *, extremes: bool) -> Sums:
+    """A pass over ``[N, C, S]``, in blocks that stay in the cache while several figures are taken of them.
+
+    The last block is first: its values were written last, and the layer will read those of the first block first.
+    """
+    images, channels, size = view.shape
+    planes, row = view.reshape(images * channels, size), _row_length(size)
+    blocks = planes.split(max(1, _CACHED // size))
+    scratch = torch.empty_like(blocks[0]) if extremes else None  # one for all: holes of their size are nibbled at
+    columns = zip(*[_block(block, row, scratch) for block in reversed(blocks)], strict=True)
+    sums, norms, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
+    sums, norms = sums.view(images, channels, -1), norms.view(images, channels, -1)
+    if not extremes:
+        return Sums(sums, norms, size)
+    zeros = found[0].view(images, channels, -1).sum((0, 2), dtype=torch.float64)
+    if size < _SMALL_PLANE:
+        low, high = view.amin(0).amin(1), view.amax(0).amax(1)
+    else:
+        low, high = found[1].view(images, channels).amin(0), found[2].view(images, channels).amax(0)
+    return Sums(sums, norms, size, extremes=(zeros, low, high))
+
+
+def _block(block: Tensor, row: int, scratch: Tensor | None) -> list[Tensor]:
+    """Of each plane of ``[planes, S]``: sums and 2-norms of its rows; with a scratch also zeros, and then extremes."""
+    figures = [_of_rows(torch.sum, block, row), _of_rows(torch.linalg.vector_norm, block, row)]
+    if scratch is not None:
+        zero = torch.eq(block, 0, out=scratch[: len(block)])  # as floats, which are added thirty times faster
+        figures.append(_of_rows(torch.sum, zero, row))
+        if block.shape[1] >= _SMALL_PLANE:
+            figures += [block.amin(1), block.amax(1)]
+    return figures
+
+
+def _of_rows(figure: Callable[..., Tensor], block: Tensor, row: int) -> Tensor:
+    """A figure of each row of ``[planes, S]``, ``[planes, rows]``: short ones, for which float32 will do."""
+    whole = block.shape[1] // row * row
+    if whole == block.shape[1]:
+        return figure(block.view(len(block), -1, row), dim=2)
+    rest = figure(block[:, whole:], dim=1, keepdim=True)
+    return torch.cat([figure(block[:, :whole].unflatten(1, (-1, row)), dim=2), rest], 1)
+
+
+def _pixels(view: Tensor, *, extremes: bool) -> Sums:
+    """The same over ``[N, S, C]``, channels innermost."""
+    images, size, channels = view.shape
+    row = _row_length(size)
+    step = row * max(1, _CACHED // (row * channels))
+    blocks = [block for image in view for block in image.split(step)]
+    columns = zip(*[_pixel_rows(block, row) for block in reversed(blocks)], strict=True)
+    sums, squares = (torch.cat(column[::-1]).view(images, -1, channels).transpose(1, 2) for column in columns)
+    norms = squares.double().sqrt_()
+    if not extremes:
+        return Sums(sums, norms, size)
+    scratch = torch.empty_like(view[0])
+    zeros = torch.stack([torch.eq(image, 0, out=scratch).sum(0) for image in view]).sum(0, dtype=torch.float64)
+    return Sums(sums, norms, size, extremes=(zeros, view.amin((0, 1)), view.amax((0, 1))))
+
+
+def _pixel_rows(block: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    """Sums of x and of x^2 over each row of positions of ``[positions, C]``."""
+    whole = len(block) // row * row
+    parts = [block[:whole].unflatten(0, (-1, row))] + ([block[None, whole:]] if whole < len(block) else [])
+    return torch.cat([part.sum(1) for part in parts]), torch.cat([part.square().sum(1) for part in parts])
+
+
+@lru_cache(maxsize=256)
+def _row_length(size: int) -> int:
+    """The largest divisor of ``size`` that makes a good row, or the longest row, which leaves a rest."""
+    longest = min(size, _ROW)
+    divisors = (length for length in range(longest, _SHORT_ROW - 1, -1) if size % length == 0)
+    return next(divisors, longest)
+
+
+_FINISH: dict[type, Any] = {
+    Moments: lambda found: found,
+    Sums: lambda found: [_pool(found)],
+    Tensor: lambda found: [Moments(*torch.cat(found, dim=1).cpu().numpy())],
+}

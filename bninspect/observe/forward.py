@@ -1,0 +1,68 @@
+"""Run a shadow; an error that its forward raises is told by the layer that it came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from bninspect.errors import BNInspectError, ForwardError
+from bninspect.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from torch import nn
+
+
+def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> Any:
+    """The forward of a shadow.
+
+    Raises:
+        ForwardError: the model's own code raised; the text names the innermost layer it was in.
+    """
+    try:
+        return twin(*inputs)
+    except BNInspectError:
+        raise
+    except Exception as error:
+        raise ForwardError(
+            f"the forward of {printable(what)} on {_sizes(inputs)} failed in {_where(error, twin)}: {brief(error)}"
+        ) from error
+
+
+def _where(error: BaseException, twin: nn.Module) -> str:
+    """The innermost layer that an error came through: its path, its settings, and what it was given."""
+    names = {id(module): path for path, module in twin.named_modules()}
+    frame = innermost(_frames(error.__traceback__), names)
+    layer = twin if frame is None else frame.f_locals["self"]
+    leaf = next(layer.children(), None) is None
+    text = printable(repr(layer) if leaf else type(layer).__name__)
+    if path := names[id(layer)]:
+        text = f"layer {printable(path)}, {text}"
+    given = [] if frame is None else [frame.f_locals[name] for name in ("input", "x") if name in frame.f_locals]
+    return f"{text}, given {_sizes(given)}" if leaf and any(isinstance(value, Tensor) for value in given) else text
+
+
+def _sizes(values: Sequence[Any]) -> str:
+    return ", ".join(str(list(value.shape)) for value in values if isinstance(value, Tensor))
+
+
+def brief(error: BaseException, limit: int = 300) -> str:
+    """An error's class and the first line of its text, safe to show."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {printable(text, limit)}" if text else type(error).__name__
+
+
+def innermost(frames: Iterator[Any], names: dict[int, str]) -> Any:
+    """The first frame whose ``self`` is a module of the model, innermost first."""
+    return next((frame for frame in frames if id(frame.f_locals.get("self")) in names), None)
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[Any]:
+    frames = []
+    while traceback is not None:
+        frames.append(traceback.tb_frame)
+        traceback = traceback.tb_next
+    return reversed(frames)

@@ -1,0 +1,88 @@
+"""Which modules of a model are BatchNorm layers, and what they are: the module as a neutral view of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
+
+from bninspect.layers import BatchNormLayer
+
+if TYPE_CHECKING:
+    from bninspect.report import Vector
+
+
+def is_batchnorm(module: nn.Module) -> bool:
+    """Whether a module is a BatchNorm layer: torch's, a subclass, or a frozen one known by its buffers.
+
+    Frozen variants (torchvision, detectron2, timm) are no subclasses; they are known by ``running_mean`` and
+    ``running_var`` of one dimension and one length. InstanceNorm has them too but is a ``_NormBase``.
+    """
+    if isinstance(module, _NormBase):
+        return isinstance(module, _BatchNorm)
+    mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+    return isinstance(mean, Tensor) and isinstance(var, Tensor) and mean.dim() == 1 and mean.shape == var.shape
+
+
+def batchnorms(model: nn.Module) -> dict[str, nn.Module]:
+    """The BatchNorm modules of ``model`` by path, each module once, in the order of the module tree."""
+    return {path: module for path, module in model.named_modules() if is_batchnorm(module)}
+
+
+def describe(path: str, module: nn.Module) -> BatchNormLayer:
+    """The neutral view of a BatchNorm module; its vectors are copies, so the module may change afterwards."""
+    weight, bias = _vector(module, "weight"), _vector(module, "bias")
+    mean, var = _vector(module, "running_mean"), _vector(module, "running_var")
+    tracked = getattr(module, "num_batches_tracked", None)
+    return BatchNormLayer(
+        path=path,
+        kind=type(module).__name__,
+        num_features=num_features(module),
+        eps=getattr(module, "eps", None),
+        momentum=getattr(module, "momentum", None),
+        affine=getattr(module, "affine", weight is not None),
+        track_running_stats=getattr(module, "track_running_stats", mean is not None),
+        training=module.training,
+        weight=weight,
+        bias=bias,
+        running_mean=mean,
+        running_var=var,
+        num_batches_tracked=int(tracked) if isinstance(tracked, Tensor) and not tracked.is_meta else None,
+        dtype=_dtype(module),
+        trainable=_trainable(module),
+    )
+
+
+def num_features(module: nn.Module) -> int:
+    """The number of channels of a BatchNorm module."""
+    declared = getattr(module, "num_features", None)
+    if isinstance(declared, int):
+        return declared
+    mean = module.running_mean
+    assert isinstance(mean, Tensor)
+    return len(mean)
+
+
+def _dtype(module: nn.Module) -> str | None:
+    mean = getattr(module, "running_mean", None)
+    return str(mean.dtype).removeprefix("torch.") if isinstance(mean, Tensor) else None
+
+
+def _trainable(module: nn.Module) -> bool | None:
+    flags = [
+        value.requires_grad
+        for value in (getattr(module, name, None) for name in ("weight", "bias"))
+        if isinstance(value, Tensor)
+    ]
+    return any(flags) if flags else None
+
+
+def _vector(module: nn.Module, name: str) -> Vector | None:
+    value = getattr(module, name, None)
+    if not isinstance(value, Tensor) or value.is_meta or is_lazy(value):
+        return None
+    value = value.detach().cpu()
+    return (value if value.dtype in (torch.float32, torch.float64) else value.float()).numpy().copy()
