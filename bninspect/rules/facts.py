@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from bninspect.rules.data_facts import Data
 
 
+FEW = 32  # images below which a comparison of statistics is only told
+
+
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule found: a sentence that layers can share, and one layer's numbers (no layer: of the whole model)."""
 
@@ -259,6 +262,16 @@ class Facts:
     @cached_property
     def _patterns(self) -> set[frozenset[str]]:
         return {bn.unknown for bn in self.layers}
+
+    @cached_property
+    def comparable(self) -> list[LayerFacts]:
+        """Layers whose statistics data can be held against; frozen ones at 0 and 1 have all in weight and bias."""
+        return [
+            bn
+            for bn in self.having("running_var", "eps", "live")
+            if bn.live.d_median is not None and bn.live.r_median is not None
+            if not (bn.frozen and bn.statistics_at_start)
+        ]
 
     @cached_property
     def untrained(self) -> bool:

@@ -52,7 +52,7 @@ def test_a_rule_has_tests_that_it_fires_and_that_it_does_not(rule):
 
 
 def test_the_family_is_that_of_the_file():
-    families = {"state": "BN1", "mode": "BN2", "graph": "BN3", "data": "BN4"}
+    families = {"state": "BN1", "mode": "BN2", "graph": "BN3", "data": "BN4", "data_batches": "BN4"}
     for name, module in plugins("rules").items():
         codes = [value.code for value in vars(module).values() if isinstance(value, Rule)]
         assert bool(codes) == (name in families)

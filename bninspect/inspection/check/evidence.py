@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import bninspect
-from bninspect.errors import BNInspectError, InputError
+from bninspect.errors import BNInspectError
+from bninspect.inspection.check import batch_mode as _mode
 from bninspect.inspection.check import between_batches as _groups
+from bninspect.inspection.check import candidates as _changes
 from bninspect.inspection.check import fold as _fold
 from bninspect.inspection.check import hooks as _watch
+from bninspect.inspection.check import sample as _sample
 from bninspect.observe import graph, meta
 from bninspect.observe.layers import batchnorms, describe
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
@@ -22,12 +24,11 @@ from bninspect.rules.data_facts import Data
 from bninspect.rules.facts import Facts, LayerFacts, is_untrained, share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from bninspect.layers import BatchNormLayer, Graph
     from bninspect.report import FunctionalCall, Shape, Source, StatsLayer, StatsReport, Tool, Vector
 
-_SAMPLE = 64  # images that are run again with batch statistics
 _SMALLEST = 8  # images in a batch whose predictions are compared
 _TRIED = 32  # images that changes of the input are tried on
 
@@ -67,7 +68,7 @@ class _Gathering:
         self.name = request.source.model or type(self.model).__name__
         self.place = resolve_device(request.device, self.model)
         self.layers = {path: describe(path, module) for path, module in batchnorms(self.model).items()}
-        self.first, self.pieces, self.user_made = _opened(request)
+        self.first, self.pieces, self.user_made = _sample.opened(request.batch, request.source.batch_kind)
         self.notes: list[str] = []
         self.why: dict[str, str] = {}
 
@@ -143,7 +144,7 @@ class _Gathering:
             return None, None
         repeated = {path for path, node in seen.nodes.items() if node.calls > 1} if seen else set()
         twin = shadow(self.model)
-        watch = _watch.Watch(twin, repeated, _SAMPLE)
+        watch = _watch.Watch(twin, repeated, _sample.SAMPLE)
         folding = _fold.Folding(twin, seen) if seen and "BN308" in self.request.wanted else None
         within = _groups.Within()
         sample: list[tuple[Any, ...]] = []
@@ -155,14 +156,14 @@ class _Gathering:
 
         report = bninspect.stats(
             twin,
-            _kept(self.pieces, sample),
+            _sample.kept(self.pieces, sample),
             device=self.place,
             batch_size=None if self.user_made else self.request.batch_size,
             source=self.request.source,
             on_piece=on_piece,
         )
         del twin
-        found = self._figures(watch, within, _joined(sample), report)
+        found = self._figures(watch, within, _sample.joined(sample), report)
         return msgspec.structs.replace(found, folded=folding.found if folding else {}), report
 
     def _why_no_data(self) -> str | None:
@@ -217,15 +218,15 @@ class _Gathering:
         if not (compares or measures) or not any(layer.running_mean is not None for layer in self.layers.values()):
             return None, None
         batches = images // max(size, 1)
-        run = _watch.BatchRun(shadow(self.model, device=self.place), self.place)
-        table = run.scores(sample, _watch.strided(images, batches), what=self.name)
+        run = _mode.BatchRun(shadow(self.model, device=self.place), self.place)
+        table = run.scores(sample, _mode.strided(images, batches), what=self.name)
         noise = self._noise(run, size) if measures else None
         modes = None
         if compares and running is not None and table is not None:
-            modes = _watch.mode_change(running, table, run, sample, size, what=self.name)
+            modes = _mode.mode_change(running, table, run, sample, size, what=self.name)
         return modes, noise
 
-    def _noise(self, run: _watch.BatchRun, size: int) -> dict[str, float]:
+    def _noise(self, run: _mode.BatchRun, size: int) -> dict[str, float]:
         """By path; measured at ``size``, scaled to the batch size of training."""
         scale = size / float(self.request.batch_size or size)
         return {
@@ -247,63 +248,13 @@ class _Gathering:
             return None
         twin = shadow(self.model, device=self.place)
         x = sample[0][:_TRIED].to(self.place)
-        return _watch.candidates(twin, watch.first, x, self.layers[watch.first], self.name)
+        return _changes.candidates(twin, watch.first, x, self.layers[watch.first], self.name)
 
 
 def _off(layer: BatchNormLayer, found: StatsLayer, watch: _watch.Watch) -> bool:
     """Whether the first layer does not fit the data, by the measure of BN401."""
     bn = LayerFacts(layer, found, None, watch.square_errors().get(layer.path))
     return bn.channels is not None and bn.channels.d is not None and share(bn.far()) > 0.1
-
-
-def _opened(request: Request) -> tuple[tuple[Any, ...] | None, Any, bool]:
-    """The first piece, all pieces, and whether they are batches as the user makes them."""
-    batch = request.batch
-    if batch is None:
-        return None, None, False
-    if isinstance(batch, (Tensor, tuple)):
-        return _inputs(batch), batch, False
-    pieces = iter(batch)
-    first = next(pieces, None)
-    if first is None:
-        raise InputError("the batch is empty: it held no piece")
-    return _inputs(first), chain([first], pieces), request.source.batch_kind in (None, "python")
-
-
-def _inputs(piece: Any) -> tuple[Any, ...]:
-    inputs = piece if isinstance(piece, tuple) else (piece,)
-    if not inputs or not all(isinstance(value, Tensor) and value.dim() for value in inputs):
-        found = ", ".join(type(value).__name__ for value in inputs) or "an empty tuple"
-        raise InputError(f"a batch is a tensor, a tuple of tensors or an iterable of these, and held {found}")
-    return inputs
-
-
-def _kept(pieces: Any, sample: list[tuple[Any, ...]]) -> Any:
-    """The pieces, of which the first images are remembered on the way."""
-    if isinstance(pieces, (Tensor, tuple)):
-        sample.append(tuple(value[:_SAMPLE] for value in _inputs(pieces)))
-        return pieces
-    return _remembering(pieces, sample)
-
-
-def _remembering(pieces: Iterable[Any], sample: list[tuple[Any, ...]]) -> Iterator[Any]:
-    kept = 0
-    for piece in pieces:
-        inputs = _inputs(piece)
-        if kept < _SAMPLE:
-            sample.append(tuple(value[: _SAMPLE - kept] for value in inputs))
-            kept += len(sample[-1][0])
-        yield piece
-
-
-def _joined(sample: list[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """The remembered images as one piece; the first piece alone where shapes differ."""
-    if len(sample) == 1:
-        return sample[0]
-    shapes = {tuple(value.shape[1:] for value in piece) for piece in sample}
-    if len(shapes) > 1:
-        return sample[0]
-    return tuple(torch.cat(values) for values in zip(*sample, strict=True))
 
 
 def _ordered(

@@ -1,4 +1,4 @@
-"""What check looks at beside the statistics: the first layer, the scores, repeated calls, and batch statistics."""
+"""What check looks at beside the statistics in one pass over the data: the first layer, scores, repeated calls."""
 
 from __future__ import annotations
 
@@ -7,27 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from bninspect.errors import BNInspectError
 from bninspect.moments import cpu
-from bninspect.observe.forward import forward
 from bninspect.observe.layers import batchnorms
-from bninspect.observe.shadow import set_mode
-from bninspect.rules.data_facts import Candidate, ModeChange, Padding
+from bninspect.rules.data_facts import Padding
 from bninspect.rules.facts import median
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
     Float64 = npt.NDArray[np.float64]
-    Inputs = tuple[Any, ...]
 
 _POSITIONS = 64  # positions of a dense prediction that are compared
-_WORTH = 0.05  # share of changed predictions from which their noise is measured
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Watch:
@@ -69,14 +62,14 @@ class Watch:
 
     def _layer(self, path: str, *, again: bool) -> Callable[..., None]:
         def look(module: Any, args: Any, kwargs: Any) -> None:
-            x = _given(args, kwargs)
+            x = given(args, kwargs)
             if not self._seen:
                 self.first, self._seen = path, True
                 self._means, self._ends = _image_means(x), _constant_ends(x)
             if isinstance(module.running_mean, Tensor):
                 self._squares.append((path, _squares(x, module.running_mean)))
             if again and not self.image_means:
-                self.calls.setdefault(path, []).append(_moments(x))
+                self.calls.setdefault(path, []).append(moments_of(x))
 
         return look
 
@@ -160,11 +153,12 @@ def _image_means(x: Tensor) -> Float64:
     return means
 
 
-def _given(args: Any, kwargs: Any) -> Any:
+def given(args: Any, kwargs: Any) -> Any:
+    """The tensor that a layer was called with."""
     return args[0] if args else next(iter(kwargs.values()))
 
 
-def _moments(x: Tensor) -> tuple[Float64, Float64]:
+def moments_of(x: Tensor) -> tuple[Float64, Float64]:
     """Mean and biased variance per channel."""
     if x.device.type == "cpu":
         found = cpu.measure(x, extremes=False)
@@ -186,116 +180,3 @@ def scores(output: Any) -> Tensor | None:
         return None
     table = output.detach().flatten(2) if output.dim() > 2 else output.detach().unsqueeze(2)
     return table[..., :: max(1, table.shape[2] // _POSITIONS)].float().cpu()
-
-
-class BatchRun:
-    """A shadow in eval mode but for BatchNorm, which uses the statistics of each batch, as in training."""
-
-    def __init__(self, twin: nn.Module, place: torch.device) -> None:
-        self.twin, self.place = twin, place
-        self.found: dict[str, list[tuple[Float64, Float64]]] = {}
-        set_mode(twin, "eval")
-        for path, module in batchnorms(twin).items():
-            if isinstance(module, _BatchNorm) and isinstance(module.running_mean, Tensor):
-                module.register_forward_pre_hook(self._use(path), with_kwargs=True)
-
-    def _use(self, path: str) -> Callable[..., None]:
-        def set_statistics(module: Any, args: Any, kwargs: Any) -> None:
-            mean, var = _moments(_given(args, kwargs))
-            self.found.setdefault(path, []).append((mean, var))
-            old = module.running_mean
-            module.running_mean = torch.from_numpy(mean).to(old)
-            module.running_var = torch.from_numpy(var).to(old)
-
-        return set_statistics
-
-    def scores(self, inputs: Inputs, groups: Sequence[Tensor], *, what: str) -> Tensor | None:
-        """Scores of the images of these groups, in their order; ``None`` where the output is no table of scores."""
-        parts = []
-        for group in groups:
-            given = tuple(value[group.to(value.device)].to(self.place) for value in inputs)
-            parts.append(scores(forward(self.twin, given, what=what)))
-        if any(part is None or len(part) != len(group) for part, group in zip(parts, groups, strict=True)):
-            return None
-        table = torch.cat([part for part in parts if part is not None])
-        return table[torch.argsort(torch.cat(list(groups)))]
-
-
-def strided(images: int, batches: int) -> list[Tensor]:
-    """Every ``batches``-th image together, so that sorted images do not stay together."""
-    return [torch.arange(start, images, batches) for start in range(batches)]
-
-
-def shuffled(images: int, batches: int) -> list[Tensor]:
-    """Another grouping, at random."""
-    return list(torch.randperm(images).tensor_split(batches))
-
-
-def change(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Share of differing top predictions, and rms difference in standard deviations of ``a`` over images."""
-    disagreement = float((a.argmax(1) != b.argmax(1)).float().mean())
-    spread = float(a.var(0, unbiased=False).mean())
-    difference = float((a - b).square().mean())
-    return disagreement, (difference / spread) ** 0.5 if spread > 0 else 0.0 if difference == 0 else float("inf")
-
-
-def mode_change(running: Tensor, batch: Tensor, run: BatchRun, inputs: Inputs, size: int, *, what: str) -> ModeChange:
-    """Compare scores; where they differ, half of the images are run again in other batches, which shows the noise."""
-    disagreement, moved = change(running, batch)
-    noise = (0.0, 0.0)
-    if disagreement > _WORTH:
-        groups = shuffled(len(running), len(running) // size)
-        groups = groups[: max(1, len(groups) // 2)]
-        again = run.scores(inputs, groups, what=what)
-        noise = noise if again is None else change(batch[torch.cat(groups).sort().values], again)
-    return ModeChange(
-        batch_size=size, disagreement=disagreement, change=moved, disagreement_noise=noise[0], change_noise=noise[1]
-    )
-
-
-class _ArrivedError(BNInspectError):
-    """The forward has reached the layer that was waited for."""
-
-
-def candidates(twin: nn.Module, first: str, x: Tensor, layer: Any, what: str) -> tuple[Candidate, ...]:
-    """How far the first BatchNorm is from its statistics for changes of the image ``x``; the forward ends there.
-
-    The squared Wasserstein distance of two normal distributions in units of running_var, mean over channels: d^2 alone
-    would be served by any change that makes the image vanish.
-    """
-    found: list[float] = []
-
-    def stop(_: nn.Module, args: Any, kwargs: Any) -> None:
-        mean, var = _moments(_given(args, kwargs))
-        spread = np.sqrt(var) - np.sqrt(np.maximum(layer.running_var, 0))
-        apart = ((mean - layer.running_mean) ** 2 + spread**2) / (layer.running_var + layer.eps)
-        found.append(float(apart.mean()))
-        raise _ArrivedError
-
-    set_mode(twin, "eval")
-    twin.get_submodule(first).register_forward_pre_hook(stop, with_kwargs=True)
-    changes = {"": x, **_changes(x)}
-    for changed in changes.values():
-        try:
-            forward(twin, (changed,), what=what)
-        except _ArrivedError:
-            continue
-    before, *after = found
-    return tuple(
-        Candidate(name=name, before=before, after=d2) for name, d2 in zip(list(changes)[1:], after, strict=True)
-    )
-
-
-def _changes(x: Tensor) -> dict[str, Tensor]:
-    mean, std = (torch.tensor(values, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for values in _IMAGENET)
-    return {
-        "divide by 255": x / 255,
-        "multiply by 255": x * 255,
-        "subtract ImageNet's mean and divide by its standard deviation": (x - mean) / std,
-        "undo ImageNet's mean and standard deviation": x * std + mean,
-        "divide by 255, then ImageNet's mean and standard deviation": (x / 255 - mean) / std,
-        "undo ImageNet's mean and standard deviation, then multiply by 255": (x * std + mean) * 255,
-        "from [0, 1] to [-1, 1]": x * 2 - 1,
-        "from [-1, 1] to [0, 1]": (x + 1) / 2,
-        "swap RGB and BGR": x.flip(1),
-    }
