@@ -1,7 +1,8 @@
 """Where BatchNorm layers stand in a model: a forward of a shadow is watched, and each tensor's origin and readers kept.
 
-Leaf modules (and every BatchNorm) count as one operation; what the model does between them with functions is seen by a
-torch function mode. A tensor's origin is whatever wrote it last; in-place operations are told by its version counter.
+Modules without children that run (and every BatchNorm) count as one operation; what the model does between them with
+functions is seen by a torch function mode. Where a convolution holds its BatchNorm, its function stands for it. A
+tensor's origin is whatever wrote it last; in-place operations are told by its version counter.
 """
 
 from __future__ import annotations
@@ -11,54 +12,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from bninspect.layers import Graph, Node, Op
+from bninspect.layers import FOLDABLE, Graph, Node, Op
 from bninspect.observe.audit import Audit
 from bninspect.observe.forward import forward
 from bninspect.observe.layers import batchnorms, is_batchnorm
+from bninspect.observe.ops import called, describe, is_one, is_opened, is_scaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from bninspect.report import FunctionalCall
 
-_ROLES: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    ((_ConvTransposeNd,), "conv_transpose"),
-    ((_ConvNd,), "conv"),
-    ((nn.Linear,), "linear"),
-    ((nn.LayerNorm,), "layer_norm"),
-    ((nn.MultiheadAttention,), "attention"),
-    ((nn.RNNBase,), "rnn"),
-    ((nn.Embedding, nn.EmbeddingBag), "embedding"),
-    ((nn.ReLU, nn.ReLU6), "relu"),
-    ((_DropoutNd,), "dropout"),
-)
-_FUNCTIONS = {
-    **dict.fromkeys(("relu", "relu_", "relu6"), "relu"),
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), "dropout"),
-    **dict.fromkeys(
-        ("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "einsum"), "transpose"
-    ),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "conv"),
-    "linear": "linear",
-    "layer_norm": "layer_norm",
-    "embedding": "embedding",
-    "multi_head_attention_forward": "attention",
-}
 _PASSING = frozenset(
     {"Sigmoid", "Softmax", "LogSoftmax", "Flatten", "Unflatten", "Identity", "Softmax2d"}
     | {"sigmoid", "softmax", "log_softmax", "flatten", "view", "reshape", "squeeze", "normalize"}
 )
-_AXES = ("__get__",)  # x.T and x.mT arrive as property getters
 
 
 class _Made:
     """An operation of the graph, while it is being recorded."""
 
-    def __init__(self, op: Op, inputs: list[_Made]) -> None:
-        self.op, self.inputs = op, inputs
+    def __init__(self, op: Op, inputs: list[_Made], owner: str | None = None) -> None:
+        self.op, self.inputs, self.owner = op, inputs, owner
+        self.live: bool = op.role == "input" or any(made.live for made in inputs)
         self.readers: list[_Made | None] = []  # None is the model's output
         for origin in {id(made): made for made in inputs}.values():
             origin.readers.append(self)
@@ -75,13 +53,22 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.names = names
         self.inside = 0
+        self.owners: list[nn.Module] = []
+        self.ran: set[str] = set()
         self.alive: dict[int, tuple[Tensor, _Made]] = {}
         self.versions: list[dict[int, int]] = []
         self.calls: dict[str, list[tuple[_Made, Tensor]]] = {}
 
     def watch(self, module: nn.Module) -> None:
-        module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
-        module.register_forward_hook(self._leave, with_kwargs=True)
+        if is_opened(module):
+            module.register_forward_pre_hook(lambda owner, _: self.owners.append(owner), prepend=True)
+            module.register_forward_hook(lambda *_: self._close())
+        elif is_one(module) and not isinstance(module, nn.Identity):
+            module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
+            module.register_forward_hook(self._leave, with_kwargs=True)
+
+    def _close(self) -> None:
+        self.owners.pop()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.inside += 1
@@ -90,6 +77,8 @@ class _Recorder(TorchFunctionMode):
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.inside -= 1
         versions = self.versions.pop()
+        if is_batchnorm(module):
+            self.ran.add(self.names[id(module)])
         if self.inside:
             return
         given = list(_tensors((args, kwargs)))
@@ -107,8 +96,15 @@ class _Recorder(TorchFunctionMode):
         versions = {id(tensor): tensor._version for tensor in given}  # noqa: SLF001
         output = func(*args, **kwargs)
         if given:
-            self._record(_function(func, args, kwargs), given, output, versions)
+            self._record(self._own(called(func, args, kwargs)), given, output, versions)
         return output
+
+    def _own(self, op: Op) -> Op:
+        """The layer that a function was called by, where it is that layer's own operation."""
+        if not self.owners or op.role not in FOLDABLE:
+            return op
+        layer = describe(self.owners[-1], self.names[id(self.owners[-1])])
+        return layer if layer.role == op.role else op
 
     def _record(self, op: Op, given: list[Tensor], output: Any, versions: dict[int, int]) -> _Made | None:
         """Note an operation, unless it gave back an input untouched or made no tensor."""
@@ -116,7 +112,8 @@ class _Recorder(TorchFunctionMode):
         same = all(versions.get(id(result)) == result._version for result in results)  # noqa: SLF001
         if not results or (same and op.role not in ("dropout", "batchnorm")):
             return None
-        made = _Made(op, [self.alive[id(tensor)][1] for tensor in given if id(tensor) in self.alive])
+        owner = self.names[id(self.owners[-1])] if self.owners else None
+        made = _Made(op, [self.alive[id(tensor)][1] for tensor in given if id(tensor) in self.alive], owner)
         for result in results:
             self.alive[id(result)] = (result, made)
         return made
@@ -144,8 +141,7 @@ def watch(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> tuple[Graph, 
     recorder, audit = _Recorder(names), Audit(names)
     layers = batchnorms(twin)
     for module in twin.modules():
-        if _is_leaf(module) and not isinstance(module, nn.Identity):
-            recorder.watch(module)
+        recorder.watch(module)
     for module in layers.values():
         audit.watch(module)
     recorder.source(inputs)
@@ -155,7 +151,7 @@ def watch(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> tuple[Graph, 
     images = max(1, next((len(tensor) for tensor in inputs if isinstance(tensor, Tensor) and tensor.dim()), 1))
     outputs = set(map(id, _ends(ends)))
     nodes = {path: _node(path, calls, images, outputs) for path, calls in recorder.calls.items()}
-    missing = tuple(path for path in layers if path not in nodes)
+    missing = tuple(path for path in layers if path not in recorder.ran)
     return Graph(nodes=nodes, never_called=missing, aliases=_aliases(twin)), audit.report()
 
 
@@ -170,7 +166,7 @@ def _aliases(twin: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def _node(path: str, calls: list[tuple[_Made, Tensor]], images: int, outputs: set[int]) -> Node:
     made, given = calls[0]
-    origin = made.inputs[0] if made.inputs else None
+    origin = _unscaled(made.inputs[0]) if made.inputs else None
     return Node(
         path=path,
         calls=len(calls),
@@ -182,6 +178,17 @@ def _node(path: str, calls: list[tuple[_Made, Tensor]], images: int, outputs: se
         transposed=origin is not None and _swapped(origin),
         is_output=any(id(call) in outputs for call, _ in calls),
     )
+
+
+def _unscaled(origin: _Made) -> _Made:
+    """The convolution that a layer holds together with its BatchNorm, where it scales between the two (torch's QAT)."""
+    made = origin
+    while made.owner and is_scaling(made.op):
+        before = [source for source in made.inputs if source.live]
+        if len(before) != 1 or len(before[0].readers) != 1 or before[0].owner != made.owner:
+            return origin
+        made = before[0]
+    return made if made.owner and made.op.role in FOLDABLE else origin
 
 
 def _swapped(origin: _Made) -> bool:
@@ -213,47 +220,6 @@ def _ends(ends: list[_Made]) -> Iterator[_Made]:
             yield made
         elif made.op.kind in _PASSING:
             queue += made.inputs
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    """Modules that are one operation: without children, or of a kind that is known."""
-    if is_batchnorm(module) or isinstance(module, (_ConvNd, nn.Linear, nn.MultiheadAttention)):
-        return True
-    return next(module.children(), None) is None
-
-
-def describe(module: nn.Module, path: str) -> Op:
-    """The operation that a module is."""
-    kind = type(module).__name__
-    if is_batchnorm(module):
-        return Op(kind=kind, role="batchnorm", path=path)
-    role = next((role for kinds, role in _ROLES if isinstance(module, kinds)), "other")
-    if role == "dropout" and not module.p:
-        role = "other"
-    bias = getattr(module, "bias", None)
-    groups = getattr(module, "groups", 1)
-    return Op(
-        kind=kind,
-        role=role,
-        path=path,
-        bias=bias.numel() if isinstance(bias, Tensor) else 0,
-        groups=groups if isinstance(groups, int) else 1,
-    )
-
-
-def _function(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Op:
-    """The operation that a torch function is; a convolution with a bias is known by its third argument."""
-    name = getattr(func, "__name__", "")
-    owner = getattr(getattr(func, "__self__", None), "__name__", "")
-    role = _FUNCTIONS.get(name, "transpose" if name in _AXES and owner in ("T", "mT") else "other")
-    if role == "dropout" and _second(args, kwargs, "p", 0.5) == 0:
-        role = "other"
-    bias = kwargs.get("bias", args[2] if len(args) > 2 else None) if role in ("conv", "linear") else None
-    return Op(kind=name, role=role, bias=bias.numel() if isinstance(bias, Tensor) else 0)
-
-
-def _second(args: Sequence[Any], kwargs: dict[str, Any], name: str, default: Any) -> Any:
-    return kwargs.get(name, args[1] if len(args) > 1 else default)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

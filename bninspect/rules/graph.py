@@ -217,7 +217,11 @@ def bn308_not_foldable(facts: Facts, *, change: float = 0.01, spacings: float = 
         found, spacing = facts.data.folded.get(bn.path, (0.0, 0.0))
         if found > max(change, spacings * spacing):
             yield bn.hit("folding changes the output by more than rounding", relative_change=found)
-    unmeasured = tuple(bn.path for bn in foldable if bn.path not in facts.data.folded)
+    rest = [bn for bn in foldable if bn.path not in facts.data.folded]
+    inside = tuple(bn.path for bn in rest if bn.node.producer.path and bn.path.startswith(f"{bn.node.producer.path}."))
+    unmeasured = tuple(bn.path for bn in rest if bn.path not in inside)
+    if inside:
+        yield Silence("what folding changes was not measured: the layer before holds its BatchNorm", inside)
     if unmeasured:
         reason = "no finite output, no running statistics, or a weight that is no plain parameter"
         yield Silence(f"what folding changes could not be measured: {reason}", unmeasured)

@@ -111,7 +111,7 @@ class Walk:
                 outer, _, name = section.rpartition(".")
                 self._append(Found(outer, name, group, self.container))
         if metadata is not None:
-            self._look_at_versions(metadata, groups)
+            self._look_at_versions(metadata, {k: v for k, v in _pairs(flat) if isinstance(v, _TENSORS)}, groups)
         yield from _children(_pairs(flat), place, root=True)
 
     def _keep_state(self, flat: list[Any], place: Place) -> None:
@@ -125,11 +125,23 @@ class Walk:
             raise Refused("its layers' names are longer than those of any honest file")
         self.found.append(found)
 
-    def _look_at_versions(self, metadata: object, groups: dict[str, Any]) -> None:
-        for path, entry in _pairs(_flat(metadata)):
-            version = dict(_pairs(_flat(entry))).get("version")
-            if version == _VERSION and path not in groups:
-                self.untracked.append(path)
+    def _look_at_versions(self, metadata: object, tensors: dict[str, Any], groups: dict[str, Any]) -> None:
+        """Note layers that are like BatchNorm but for the statistics: of its version and vectors, and no container.
+
+        The version alone proves nothing: torchvision's dense blocks and detection heads have the same.
+        """
+        versions = {path: dict(_pairs(_flat(entry))).get("version") for path, entry in _pairs(_flat(metadata))}
+        outer = {path.rpartition(".")[0] for path in (*versions, *(key.rpartition(".")[0] for key in tensors)) if path}
+        own: dict[str, dict[str, Any]] = {
+            path: {}
+            for path, version in versions.items()
+            if version == _VERSION and path not in groups and path not in outer
+        }
+        for key, tensor in tensors.items():
+            path, _, field = key.rpartition(".")
+            if path in own:
+                own[path][field] = tensor
+        self.untracked += (path for path, fields in own.items() if _is_affine(fields))
 
     def _object(self, node: Call, state: dict[str, Any], place: Place) -> Iterator[tuple[object, Place]]:
         own = {**dict(_pairs(_flat(state.get("_parameters")))), **dict(_pairs(_flat(state.get("_buffers"))))}
@@ -166,6 +178,12 @@ class Walk:
         section, name = place.names()
         attributes = {key: value for key, value in state.items() if key in _OWN}
         self._append(Found(section, name, tensors, self.container, kind=kind, attributes=attributes))
+
+
+def _is_affine(own: dict[str, Any]) -> bool:
+    """Whether a layer's tensors are gamma and beta, vectors of one length, or none of them."""
+    shapes = {tensor.shape if isinstance(tensor, Tensor) else None for tensor in own.values()}
+    return own.keys() <= {"weight", "bias"} and len(shapes) <= 1 and all(shape and len(shape) == 1 for shape in shapes)
 
 
 def _is_untracked(state: dict[str, Any], tensors: dict[str, Any]) -> bool:
