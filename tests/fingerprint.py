@@ -49,7 +49,7 @@ def _tensor(tensor):
         id(tensor),
         type(tensor),
         tensor.data_ptr(),
-        tensor._version,
+        None if tensor.is_inference() else tensor._version,
         tuple(tensor.shape),
         tensor.stride(),
         tensor.dtype,

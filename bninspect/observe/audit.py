@@ -14,16 +14,10 @@ from bninspect.report import FunctionalCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from torch.utils.hooks import RemovableHandle
 
 _BATCH_NORM = frozenset({nn.functional.batch_norm, torch.batch_norm, torch.native_batch_norm})
-
-
-def unseen() -> AbstractContextManager[None]:
-    """Calls of torch made inside are no concern of an :class:`Audit`, nor of the input's own tensor class."""
-    return torch._C.DisableTorchFunction()  # noqa: SLF001  # the name that torch documents for this
 
 
 class Audit(TorchFunctionMode):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from bninspect.errors import BNInspectError, ForwardError
+from bninspect.observe import guard
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> Any:
         ForwardError: the model's own code raised; the text names the innermost layer it was in.
     """
     try:
-        return twin(*inputs)
+        with guard.of(twin):
+            return twin(*inputs)
     except BNInspectError:
         raise
     except Exception as error:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from bninspect.layers import FOLDABLE, Graph, Node, Op
 from bninspect.observe.audit import Audit
 from bninspect.observe.forward import forward
+from bninspect.observe.guard import version_of
 from bninspect.observe.layers import batchnorms, is_batchnorm
 from bninspect.observe.ops import called, describe, is_one, is_opened, is_scaling
 
@@ -56,7 +57,7 @@ class _Recorder(TorchFunctionMode):
         self.owners: list[nn.Module] = []
         self.ran: set[str] = set()
         self.alive: dict[int, tuple[Tensor, _Made]] = {}
-        self.versions: list[dict[int, int]] = []
+        self.versions: list[dict[int, int | None]] = []
         self.calls: dict[str, list[tuple[_Made, Tensor]]] = {}
 
     def watch(self, module: nn.Module) -> None:
@@ -72,7 +73,7 @@ class _Recorder(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.inside += 1
-        self.versions.append({id(tensor): tensor._version for tensor in _tensors((args, kwargs))})  # noqa: SLF001
+        self.versions.append({id(tensor): version_of(tensor) for tensor in _tensors((args, kwargs))})
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.inside -= 1
@@ -93,7 +94,7 @@ class _Recorder(TorchFunctionMode):
         if self.inside:
             return func(*args, **kwargs)
         given = list(_tensors((args, kwargs)))
-        versions = {id(tensor): tensor._version for tensor in given}  # noqa: SLF001
+        versions = {id(tensor): version_of(tensor) for tensor in given}
         output = func(*args, **kwargs)
         if given:
             self._record(self._own(called(func, args, kwargs)), given, output, versions)
@@ -106,10 +107,10 @@ class _Recorder(TorchFunctionMode):
         layer = describe(self.owners[-1], self.names[id(self.owners[-1])])
         return layer if layer.role == op.role else op
 
-    def _record(self, op: Op, given: list[Tensor], output: Any, versions: dict[int, int]) -> _Made | None:
+    def _record(self, op: Op, given: list[Tensor], output: Any, versions: dict[int, int | None]) -> _Made | None:
         """Note an operation, unless it gave back an input untouched or made no tensor."""
         results = list(_tensors(output))
-        same = all(versions.get(id(result)) == result._version for result in results)  # noqa: SLF001
+        same = all(versions.get(id(result)) == version_of(result) for result in results)
         if not results or (same and op.role not in ("dropout", "batchnorm")):
             return None
         owner = self.names[id(self.owners[-1])] if self.owners else None

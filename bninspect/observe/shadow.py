@@ -1,47 +1,30 @@
 """The copy that runs in the model's place: the user's module is never run, moved or hooked.
 
-:func:`shadow` copies its structure, with parameters that share the user's memory and with buffers of their own, so
-that modes, hooks, counters, lazy initialisation and batch statistics change in the shadow alone.
+A twin is made module by module: a new object of the same class, whose parameters share the user's memory and whose
+buffers are its own. So modes, hooks, counters, lazy initialisation and batch statistics change in the shadow alone.
+
+- Containers in a module's attributes (lists, dicts, tuples, sets, dataclasses) are rebuilt, as deep as containers go.
+- Bound methods, partials, closures and objects of the user's classes that lead to a module of the model (a ``forward``
+  replaced on the instance, a hook that writes to another layer) are rebuilt to lead to its twin.
+- Everything else is shared by reference: locks, files, writers, process groups, trainers' loaders and optimisers.
+
+What runs the model itself even so, or writes into a parameter, is seen and put back by :mod:`bninspect.observe.guard`.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from typing import TYPE_CHECKING
 
 from bninspect.errors import InputError
+from bninspect.observe import guard
 from bninspect.observe.forward import brief
+from bninspect.observe.twins import Twins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import torch
+    from torch import Tensor, nn
 
     from bninspect.report import Mode
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def unwrap(model: Any) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and ``torch.compile``.
-
-    Raises:
-        InputError: ``model`` is no module, or one whose layers cannot be watched.
-    """
-    while isinstance(model, nn.Module):
-        inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            break
-        model = inner
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module takes no hooks and cannot be watched: give the nn.Module it was made of")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"a torch.nn.Module was expected, and a {type(model).__name__} was given")
-    return model
 
 
 def shadow(model: nn.Module, *, device: torch.device | None = None) -> nn.Module:
@@ -54,44 +37,21 @@ def shadow(model: nn.Module, *, device: torch.device | None = None) -> nn.Module
     Raises:
         InputError: the model holds something that cannot be copied.
     """
-    ours = set(map(id, model.modules()))
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False), *_loose_tensors(module)):
-            memo[id(tensor)] = _alias(tensor, device)
-        for name in _HOOKS:
-            for hook in getattr(module, name).values():
-                if id(getattr(hook, "__self__", None)) not in ours:
-                    memo[id(hook)] = hook
-    keep_alive = list(memo.values())
+    twins = Twins(model, device if device is not None and device.type == "meta" else None)
     try:
-        twin = copy.deepcopy(model, memo)
+        twin: nn.Module = twins.all()
     except Exception as error:
         raise InputError(f"the model cannot be copied, and so not be run safely: {brief(error)}") from error
-    del keep_alive
-    return twin.to(device) if device is not None and device.type != "meta" else twin
-
-
-def _loose_tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Tensors kept as plain attributes, such as the weight that ``weight_norm`` computes."""
-    return (value for value in vars(module).values() if isinstance(value, Tensor))
-
-
-def _alias(tensor: Tensor, device: torch.device | None) -> Tensor:
-    """A tensor for the shadow: of the same memory for a parameter, a clone for a buffer, of no memory on meta."""
-    if is_lazy(tensor):
-        kind: Any = type(tensor)
-        twin: Tensor = kind(requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype)
-        return twin
-    if device is not None and device.type == "meta":
-        twin = torch.empty_like(tensor, device="meta", requires_grad=False)
-    elif isinstance(tensor, nn.Parameter):
-        twin = tensor.detach()
-    else:
-        return tensor.detach().clone()
-    return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+    if device is not None and device.type != "meta" and any(value.device != device for value in _tensors(twin)):
+        twin = twin.to(device)
+    guard.attach(twin, model)
+    return twin
 
 
 def set_mode(twin: nn.Module, mode: Mode) -> None:
     """Put a shadow into a mode; a class that overrides ``train`` to freeze its layers has its say."""
     twin.train(mode == "train")
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

@@ -19,7 +19,8 @@ from bninspect.inspection.check import sample as _sample
 from bninspect.observe import graph, meta
 from bninspect.observe.layers import batchnorms, describe
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
-from bninspect.observe.shadow import set_mode, shadow, unwrap
+from bninspect.observe.shadow import set_mode, shadow
+from bninspect.observe.unwrap import unwrap
 from bninspect.rules.data_facts import Data
 from bninspect.rules.facts import Facts, LayerFacts, is_untrained, share
 

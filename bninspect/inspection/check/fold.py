@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from bninspect.observe.audit import unseen
+from bninspect.observe.guard import unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

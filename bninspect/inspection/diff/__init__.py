@@ -98,7 +98,7 @@ def tolerance_of(given: Tolerance | str | tuple[float, float]) -> Tolerance:
 def of_module(model: Any, source: Source | None = None) -> StatsReport:
     """The stored values of a module as a report; nothing is run."""
     from bninspect.observe.layers import batchnorms, describe
-    from bninspect.observe.shadow import unwrap
+    from bninspect.observe.unwrap import unwrap
 
     model = unwrap(model)
     layers = [describe(path, module) for path, module in batchnorms(model).items()]

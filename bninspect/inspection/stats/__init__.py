@@ -51,7 +51,7 @@ def stats(
     from bninspect.inspection.stats.pieces import first_of, fresh_layer, pieces_of, with_values
     from bninspect.inspection.stats.run import Run
     from bninspect.observe.process import resolve_device, undisturbed
-    from bninspect.observe.shadow import unwrap
+    from bninspect.observe.unwrap import unwrap
 
     pieces = pieces_of(batch, batch_size)
     if model is None:

@@ -14,8 +14,10 @@ from bninspect.errors import InputError
 from bninspect.inspection.stats import figures
 from bninspect.inspection.stats.pieces import refuse_unfit
 from bninspect.moments import cpu, queued
-from bninspect.observe.audit import Audit, unseen
+from bninspect.observe import guard
+from bninspect.observe.audit import Audit
 from bninspect.observe.forward import forward
+from bninspect.observe.guard import unseen
 from bninspect.observe.layers import batchnorms, describe
 from bninspect.observe.process import tool_of
 from bninspect.observe.shadow import set_mode, shadow
@@ -154,7 +156,7 @@ class Run:
             layers=layers,
             never_called=missing,
             functional_calls=self.audit.report(),
-            notes=_notes(self, [path for path, (_, calls) in called.items() if calls > 1]),
+            notes=(*_notes(self, [path for path, (_, calls) in called.items() if calls > 1]), *guard.notes(self.twin)),
         )
 
 

@@ -11,7 +11,8 @@ from bninspect.observe import meta
 from bninspect.observe.audit import Audit
 from bninspect.observe.forward import brief, forward
 from bninspect.observe.layers import is_batchnorm
-from bninspect.observe.shadow import set_mode, shadow, unwrap
+from bninspect.observe.shadow import set_mode, shadow
+from bninspect.observe.unwrap import unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
