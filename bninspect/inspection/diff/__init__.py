@@ -100,7 +100,7 @@ def of_module(model: Any, source: Source | None = None) -> StatsReport:
     from bninspect.observe.layers import batchnorms, describe
     from bninspect.observe.unwrap import unwrap
 
-    model = unwrap(model)
+    model = unwrap(model, values=False)
     layers = [describe(path, module) for path, module in batchnorms(model).items()]
     return stored_stats(layers, source or Source(model=type(model).__name__))
 

@@ -68,7 +68,7 @@ def look(request: Request) -> Seen:
 
 
 def _attempt(request: Request, device: torch.device) -> Seen:
-    model = unwrap(_built(request.model, device))
+    model = unwrap(_built(request.model, device), values=False)
     twin = shadow(model, device=device)
     calls, audit = _watch(twin)
     set_mode(twin, request.mode)
