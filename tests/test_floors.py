@@ -59,10 +59,8 @@ def name_of(file):
 
 def room(file):
     """The folder of the first level that a file lies in; of those at the top, its own name or floor 0."""
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    if len(parts) > 1:
-        return parts[0]
-    return "floor 0" if parts[0] in {*FLOOR_0, "__init__", "__main__"} else parts[0]
+    first = file.relative_to(ROOT).with_suffix("").parts[0]
+    return "floor 0" if first in {*FLOOR_0, "__init__", "__main__"} else first
 
 
 def imports(file, *, typing=True, top_level_only=False):

@@ -1,0 +1,21 @@
+"""What every command returns: frozen structs of plain numbers and numpy vectors.
+
+A report is at once the result of the Python function, the content of ``--format json`` and a snapshot. ``None`` means
+unknown or not applicable. Channel vectors are numpy arrays of shape ``[num_features]``.
+"""
+
+from __future__ import annotations
+
+from bninspect.report.check import CheckReport, Finding, Place, Severity, Silent
+from bninspect.report.diff import Difference, DiffReport, Tolerance
+from bninspect.report.header import FunctionalCall, LayerRef, Mode, Shape, Shapes, Source, Struct, Tool, Vector
+from bninspect.report.stats import Channels, StatsLayer, StatsReport
+from bninspect.report.summary import SummaryLayer, SummaryReport, SummaryTotals, Trainable
+
+__all__ = [
+    "Channels", "CheckReport", "DiffReport", "Difference", "Finding", "FunctionalCall", "LayerRef", "Mode", "Place",
+    "Report", "Severity", "Shape", "Shapes", "Silent", "Source", "StatsLayer", "StatsReport", "Struct", "SummaryLayer",
+    "SummaryReport", "SummaryTotals", "Tolerance", "Tool", "Trainable", "Vector",
+]  # fmt: skip
+
+Report = SummaryReport | StatsReport | CheckReport | DiffReport

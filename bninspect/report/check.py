@@ -1,0 +1,66 @@
+"""The report of ``check``: findings, and the rules that could not look."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bninspect.report.header import Source, Struct, Tool
+
+Severity = Literal["error", "warning", "info"]
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Where a finding was made: a layer, the channels of it (``None``: the layer as a whole), and the numbers."""
+
+    path: str
+    channels: tuple[int, ...] | None = None
+    evidence: dict[str, float | int | None] = msgspec.field(default_factory=dict)
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One kind of fault in one model, with every layer that has it.
+
+    ``path``, ``channels`` and ``evidence`` are those of the first layer (``path`` is ``None`` where the finding is of
+    the model as a whole); ``layers`` has all of them. The numbers of ``evidence`` bear the names of the fields of
+    :class:`StatsLayer` where they are such fields.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    path: str | None = None
+    channels: tuple[int, ...] | None = None
+    message: str
+    evidence: dict[str, float | int | None] = msgspec.field(default_factory=dict)
+    why: str = ""
+    fix: str
+    layers: tuple[Place, ...] = ()
+
+
+class Silent(Struct, frozen=True, kw_only=True):
+    """A rule that could not be applied, and why; ``layers`` are those it passed over, none: it did not look at all."""
+
+    code: str
+    name: str
+    reason: str
+    layers: tuple[str, ...] = ()
+
+
+class CheckReport(Struct, frozen=True, kw_only=True):
+    """What :func:`bninspect.check` returns: findings by severity, then code.
+
+    ``rules`` are the codes that were asked for; ``silent`` are those of them that could not look.
+    """
+
+    schema: Literal["bninspect.check"] = "bninspect.check"
+    schema_version: int = 1
+    tool: Tool
+    source: Source
+    num_layers: int
+    num_images: int | None = None
+    rules: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    silent: tuple[Silent, ...] = ()
+    notes: tuple[str, ...] = ()
