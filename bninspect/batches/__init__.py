@@ -24,7 +24,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
-    dtypes: tuple[str, ...] = ("float32",)
+    dtypes: tuple[str, ...] = ()
     size: int | None = None
     seed: int = 0
     transforms: str | None = None

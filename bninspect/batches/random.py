@@ -33,7 +33,8 @@ def load(value: str, options: BatchOptions) -> Batch:
     if not options.shapes:
         raise SourceError("--batch random needs a shape: add --input C,H,W, for example --input 3,224,224")
     size = options.size or _SIZE
-    dtypes = options.dtypes * (len(options.shapes) if len(options.dtypes) == 1 else 1)
+    given = options.dtypes or ("float32",)
+    dtypes = given * (len(options.shapes) if len(given) == 1 else 1)
     if len(dtypes) != len(options.shapes):
         raise SourceError(f"{len(dtypes)} --input-dtype were given for {len(options.shapes)} --input")
     return Batch(

@@ -123,9 +123,7 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "dtypes",
         metavar="DTYPE",
         multiple=True,
-        default=("float32",),
-        show_default=True,
-        help="A torch dtype; one for all inputs, or one for each.",
+        help="A torch dtype; one for all inputs, or one for each. Default: that of MODEL; float32 for a random batch.",
     )(command)
     return click.option(
         "--input",

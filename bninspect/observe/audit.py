@@ -1,15 +1,16 @@
-"""Calls of ``batch_norm`` that no watched module owns: what hooks on layers do not see."""
+"""Calls of ``batch_norm`` that hooks on layers do not see: of a layer that is not called as a module, or of none."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bninspect.observe.forward import innermost
+from bninspect.observe.layers import batchnorms, is_batchnorm
+from bninspect.observe.norms import Norm, norm_of
 from bninspect.report import FunctionalCall
 
 if TYPE_CHECKING:
@@ -17,20 +18,46 @@ if TYPE_CHECKING:
 
     from torch.utils.hooks import RemovableHandle
 
-_BATCH_NORM = frozenset({nn.functional.batch_norm, torch.batch_norm, torch.native_batch_norm})
+
+class Owners:
+    """Which BatchNorm layer a call of ``batch_norm`` belongs to, though the layer was not called as a module.
+
+    That is how exported programs run, and models that call ``layer.forward(x)``: the call is given the layer's own
+    running_mean, or stands in its code.
+    """
+
+    def __init__(self, twin: nn.Module) -> None:
+        self.names = {id(module): path for path, module in twin.named_modules()}
+        self._means = {id(module.running_mean): module for module in batchnorms(twin).values()}
+
+    def of(self, norm: Norm) -> tuple[nn.Module | None, nn.Module | None]:
+        """The layer that owns a call, and the module whose code made it."""
+        frame = innermost(_frames_up(), self.names)
+        caller = frame.f_locals["self"] if frame else None
+        if isinstance(norm.running_mean, Tensor) and (owner := self._means.get(id(norm.running_mean))) is not None:
+            return owner, caller
+        return caller if isinstance(caller, nn.Module) and is_batchnorm(caller) else None, caller
 
 
 class Audit(TorchFunctionMode):
-    """Counts calls of ``batch_norm`` that no watched module owns; ``names`` gives the modules' paths by identity.
+    """Hears calls of ``batch_norm`` that are made outside of the watched modules of a shadow.
 
-    It costs time at every call of torch, so it is entered for one forward, and its hooks go when it is left.
+    It costs time at every call of torch, so it is entered for one forward, and its hooks go when it is left; but for
+    shadows where such a call had an owner, it is there for all (``direct``).
+
+    Args:
+        twin: the shadow.
+        on_direct: called with a layer and what a call that belongs to it was given.
     """
 
-    def __init__(self, names: dict[int, str]) -> None:
+    def __init__(self, twin: nn.Module, on_direct: Callable[[nn.Module, Norm], None]) -> None:
         super().__init__()
-        self.names = names
+        self.owners = Owners(twin)
+        self.on_direct = on_direct
+        self.direct = False
         self.inside = 0
         self.found: dict[tuple[str, str], int] = {}
+        self._counts = True
         self._handles: list[RemovableHandle] = []
 
     def watch(self, module: nn.Module) -> None:
@@ -40,7 +67,8 @@ class Audit(TorchFunctionMode):
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
-        while self._handles:
+        self._counts = False
+        while self._handles and not self.direct:
             self._handles.pop().remove()
 
     def _enter(self, *_: Any) -> None:
@@ -52,26 +80,27 @@ class Audit(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self.inside and func in _BATCH_NORM and not _is_weight(args, kwargs):
-            frame = innermost(_frames_up(), self.names)
-            caller = frame.f_locals["self"] if frame else None
-            key = (self.names[id(caller)], type(caller).__name__) if frame else ("", "")
+        kwargs = kwargs or {}
+        if not self.inside and (norm := norm_of(func, args, kwargs)) is not None:
+            self._heard(norm)
+        return func(*args, **kwargs)
+
+    def _heard(self, norm: Norm) -> None:
+        owner, caller = self.owners.of(norm)
+        if owner is not None:
+            self.direct = True
+            self.on_direct(owner, norm)
+        elif self._counts:
+            key = ("", "") if caller is None else (self.owners.names[id(caller)], type(caller).__name__)
             self.found[key] = self.found.get(key, 0) + 1
-        return func(*args, **(kwargs or {}))
 
     def report(self) -> tuple[FunctionalCall, ...]:
         """What was found, by the module that made the calls."""
         return tuple(FunctionalCall(path=path, kind=kind, calls=calls) for (path, kind), calls in self.found.items())
 
 
-def _is_weight(args: Sequence[Any], kwargs: dict[str, Any] | None) -> bool:
-    """Whether a parameter is normalised, and no activation: convolutions that standardise their weight do so."""
-    value = args[0] if args else (kwargs or {}).get("input")
-    return isinstance(getattr(value, "_base", None), nn.Parameter)
-
-
 def _frames_up() -> Iterator[Any]:
-    frame = sys._getframe(2)  # noqa: SLF001
+    frame = sys._getframe(3)  # noqa: SLF001
     while frame is not None:
         yield frame
         frame = frame.f_back  # type: ignore[assignment]

@@ -15,11 +15,13 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
 from bninspect.layers import FOLDABLE, Graph, Node, Op
-from bninspect.observe.audit import Audit
+from bninspect.observe.audit import Audit, Owners
 from bninspect.observe.forward import forward
 from bninspect.observe.guard import version_of
 from bninspect.observe.layers import batchnorms, is_batchnorm
+from bninspect.observe.norms import norm_of
 from bninspect.observe.ops import called, describe, is_one, is_opened, is_scaling
+from bninspect.observe.process import own_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,9 +52,9 @@ class _Made:
 class _Recorder(TorchFunctionMode):
     """Follows tensors through one forward."""
 
-    def __init__(self, names: dict[int, str]) -> None:
+    def __init__(self, names: dict[int, str], layers: Owners) -> None:
         super().__init__()
-        self.names = names
+        self.names, self.layers = names, layers
         self.inside = 0
         self.owners: list[nn.Module] = []
         self.ran: set[str] = set()
@@ -61,6 +63,8 @@ class _Recorder(TorchFunctionMode):
         self.calls: dict[str, list[tuple[_Made, Tensor]]] = {}
 
     def watch(self, module: nn.Module) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
+            return  # it takes no hooks
         if is_opened(module):
             module.register_forward_pre_hook(lambda owner, _: self.owners.append(owner), prepend=True)
             module.register_forward_hook(lambda *_: self._close())
@@ -83,9 +87,10 @@ class _Recorder(TorchFunctionMode):
         if self.inside:
             return
         given = list(_tensors((args, kwargs)))
-        made = self._record(describe(module, self.names[id(module)]), given, output, versions)
-        if made is not None and is_batchnorm(module) and given:
-            self.calls.setdefault(self.names[id(module)], []).append((made, given[0]))
+        if is_batchnorm(module):
+            self._called(module, given, output, versions)
+        else:
+            self._record(describe(module, self.names[id(module)]), given, output, versions)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -96,9 +101,20 @@ class _Recorder(TorchFunctionMode):
         given = list(_tensors((args, kwargs)))
         versions = {id(tensor): version_of(tensor) for tensor in given}
         output = func(*args, **kwargs)
-        if given:
+        norm = norm_of(func, args, kwargs)
+        owner = norm and self.layers.of(norm)[0]
+        if owner:  # a layer that is not called as a module
+            self._called(owner, given, output, versions)
+        elif given:
             self._record(self._own(called(func, args, kwargs)), given, output, versions)
         return output
+
+    def _called(self, layer: nn.Module, given: list[Tensor], output: Any, versions: dict[int, int | None]) -> None:
+        path = self.names[id(layer)]
+        self.ran.add(path)
+        made = self._record(describe(layer, path), given, output, versions)
+        if made is not None and given:
+            self.calls.setdefault(path, []).append((made, given[0]))
 
     def _own(self, op: Op) -> Op:
         """The layer that a function was called by, where it is that layer's own operation."""
@@ -139,7 +155,8 @@ def watch(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> tuple[Graph, 
         ForwardError: the model's own code raised.
     """
     names = {id(module): path for path, module in twin.named_modules()}
-    recorder, audit = _Recorder(names), Audit(names)
+    audit = Audit(twin, lambda *_: None)
+    recorder = _Recorder(names, audit.owners)
     layers = batchnorms(twin)
     for module in twin.modules():
         recorder.watch(module)
@@ -237,9 +254,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(vars(value))
 
 
-def example(shapes: Sequence[tuple[int, ...]], device: torch.device, images: int = 2) -> tuple[Tensor, ...]:
-    """Made-up inputs of these shapes, uniform in [0, 1)."""
-    return tuple(torch.rand((images, *shape), device=device) for shape in shapes)
+def example(shapes: Sequence[tuple[int, ...]], twin: nn.Module, device: torch.device) -> tuple[Tensor, ...]:
+    """Two made-up inputs of each of these shapes, uniform in [0, 1), of the type of the model's parameters."""
+    return tuple(torch.rand((2, *shape), dtype=own_dtype(twin), device=device) for shape in shapes)
 
 
 def guess(model: nn.Module) -> tuple[int, ...] | None:

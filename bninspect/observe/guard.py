@@ -15,60 +15,61 @@ from __future__ import annotations
 from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from bninspect.observe.norms import STATISTICS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
 _KNOWN = ("torch", "torchvision", "timm")
-_STATISTICS = {  # positions of running_mean and running_var
-    **dict.fromkeys((nn.functional.batch_norm, nn.functional.instance_norm), (1, 2)),
-    **dict.fromkeys((torch.batch_norm, torch.native_batch_norm, torch.instance_norm), (3, 4)),
-}
-_STATISTICS_OF_OPERATORS = {"batch_norm": (3, 4), "native_batch_norm": (3, 4), "instance_norm": (3, 4)}
 _TABLES = (nn.functional.embedding, nn.functional.embedding_bag)  # with max_norm they renormalise what they look up
 _BY_NAME = ("out", "running_mean", "running_var", "tensor")  # the last is that of torch.nn.init
 _OPERATORS = "setitem iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift"
 _IN_PLACE = frozenset(f"__{name}__" for name in _OPERATORS.split())
-_guards: WeakKeyDictionary[nn.Module, Guard] = WeakKeyDictionary()
+_NAME = "_bninspect_guard"  # of a shadow's attribute
 
 
 def attach(twin: nn.Module, model: nn.Module) -> None:
     """Guard the memory of ``model`` whenever ``twin`` runs, unless all code in it is known to write into none."""
-    before = _guards.get(model)  # the model is a shadow itself
+    before = vars(model).get(_NAME)  # the model is a shadow itself
     if before is not None or not all(map(_is_known, model.modules())):
-        _guards[twin] = Guard(twin, model, before.names if before else {})
+        vars(twin)[_NAME] = Guard(twin, model, before)
 
 
 def of(twin: nn.Module) -> AbstractContextManager[Any]:
     """What a forward of this shadow runs in."""
-    return _guards.get(twin) or nullcontext()
+    return vars(twin).get(_NAME) or nullcontext()
 
 
 def notes(twin: nn.Module) -> tuple[str, ...]:
     """What a reader should know of the forwards of this shadow."""
-    return _guards[twin].notes() if twin in _guards else ()
+    guard = vars(twin).get(_NAME)
+    return guard.notes() if guard else ()
 
 
 class Guard(TorchFunctionMode):
     """Entered for one forward of a shadow at a time."""
 
-    def __init__(self, twin: nn.Module, model: nn.Module, others: Mapping[str, Tensor]) -> None:
+    def __init__(self, twin: nn.Module, model: nn.Module, before: Guard | None) -> None:
         super().__init__()
+        self.names: dict[str, Tensor]
         own = {name: value for name, value in _named(model) if not is_lazy(value) and not value.is_meta}
-        self.names = {**{f"{name} (of the model)": value for name, value in others.items()}, **own}
+        self.names = {
+            **{f"{name} of the model": value for name, value in (before.names if before else {}).items()},
+            **own,
+        }
         self.parameters = [value for value in twin.parameters() if not is_lazy(value)]
         self.owned = {_place(value) for value in self.names.values()}
         self.versions = {name: version_of(value) for name, value in self.names.items()}
         self.saved: dict[str, tuple[Tensor, int | None]] = {}
-        self.escaped: list[str] = []
-        self.lost: list[str] = []
+        self.escaped: list[str] = before.escaped if before else []
+        self.lost: list[str] = before.lost if before else []
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
@@ -163,14 +164,14 @@ def _is_known(module: nn.Module) -> bool:
 @cache
 def _places(func: Callable[..., Any]) -> tuple[int, ...]:
     """The positions of those arguments of a function that it writes into."""
+    if func in STATISTICS:
+        return STATISTICS[func], STATISTICS[func] + 1
     schema = getattr(func, "_schema", None)
     if schema is None:
         name = getattr(func, "__name__", "")
-        in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
-        return (0,) if in_place else _STATISTICS.get(func, ())
+        return (0,) if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")) else ()
     infos = [argument.alias_info for argument in schema.arguments]
-    places = tuple(place for place, info in enumerate(infos) if info is not None and info.is_write)
-    return places or _STATISTICS_OF_OPERATORS.get(schema.name.partition("::")[2], ())
+    return tuple(place for place, info in enumerate(infos) if info is not None and info.is_write)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,33 @@ def is_batchnorm(module: nn.Module) -> bool:
     """
     if isinstance(module, _NormBase):
         return isinstance(module, _BatchNorm)
+    if "_orig_mod" in vars(module)["_modules"]:  # torch.compile's wrapper, which shows what its module has
+        return False
     mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
     return isinstance(mean, Tensor) and isinstance(var, Tensor) and mean.dim() == 1 and mean.shape == var.shape
 
 
 def batchnorms(model: nn.Module) -> dict[str, nn.Module]:
     """The BatchNorm modules of ``model`` by path, each module once, in the order of the module tree."""
-    return {path: module for path, module in model.named_modules() if is_batchnorm(module)}
+    found = {path: module for path, module in model.named_modules() if is_batchnorm(module)}
+    return {path: module for path, module in found.items() if not isinstance(module, torch.jit.ScriptModule)}
+
+
+def scripted(model: nn.Module) -> tuple[str, ...]:
+    """A sentence on BatchNorm layers within TorchScript modules, if there are any: these take no hooks."""
+    paths = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, torch.jit.ScriptModule) and is_batchnorm(module)
+    ]
+    if not paths:
+        return ()
+    return (f"{len(paths)} BatchNorm layers lie within TorchScript, which takes no hooks: not seen ({paths[0]} ...)",)
+
+
+def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer was called with."""
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def describe(path: str, module: nn.Module) -> BatchNormLayer:

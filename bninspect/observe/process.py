@@ -42,9 +42,15 @@ def undisturbed(device: torch.device, seed: int = 0) -> Iterator[None]:
 
 
 def home(model: nn.Module) -> torch.device:
-    """The device a model lives on: that of its first parameter or buffer, else the CPU."""
+    """The device a model lives on: that of its first parameter or buffer with values, else the CPU."""
     tensors = (tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+    return next((tensor.device for tensor in tensors if not tensor.is_meta), torch.device("cpu"))
+
+
+def own_dtype(model: nn.Module) -> torch.dtype:
+    """The floating type of a model: that of its first parameter or buffer that has one, else torch's default."""
+    tensors = (tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
 
 
 def resolve_device(name: str | torch.device | None, model: nn.Module) -> torch.device:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from bninspect.report import Mode
 
+_ONE_MODE = "_bninspect_one_mode"  # an attribute of a shadow
+
 
 def shadow(model: nn.Module, *, device: torch.device | None = None) -> nn.Module:
     """A copy of ``model`` to run: it has the structure, and shares the memory of the parameters.
@@ -50,7 +52,21 @@ def shadow(model: nn.Module, *, device: torch.device | None = None) -> nn.Module
 
 def set_mode(twin: nn.Module, mode: Mode) -> None:
     """Put a shadow into a mode; a class that overrides ``train`` to freeze its layers has its say."""
-    twin.train(mode == "train")
+    try:
+        twin.train(mode == "train")
+    except NotImplementedError:  # an exported program
+        vars(twin)[_ONE_MODE] = True
+
+
+def has_one_mode(twin: nn.Module) -> bool:
+    """Whether a shadow refused to be put into a mode."""
+    return _ONE_MODE in vars(twin)
+
+
+def remarks(twin: nn.Module) -> tuple[str, ...]:
+    """What a reader should know of the forwards of a shadow."""
+    one_mode = ("an exported program runs in the mode that it was exported in, whatever was asked for",)
+    return (*guard.notes(twin), *(one_mode if has_one_mode(twin) else ()))
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

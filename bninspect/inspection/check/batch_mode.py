@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bninspect.inspection.check.hooks import given, moments_of, scores
+from bninspect.inspection.check.hooks import moments_of, scores
 from bninspect.observe.forward import forward
-from bninspect.observe.layers import batchnorms
+from bninspect.observe.layers import batchnorms, given
+from bninspect.observe.norms import plain
 from bninspect.observe.shadow import set_mode
 from bninspect.rules.data_facts import ModeChange
 
@@ -39,7 +40,7 @@ class BatchRun:
 
     def _use(self, path: str) -> Callable[..., None]:
         def set_statistics(module: Any, args: Any, kwargs: Any) -> None:
-            mean, var = moments_of(given(args, kwargs))
+            mean, var = moments_of(plain(given(args, kwargs)))
             self.found.setdefault(path, []).append((mean, var))
             old = module.running_mean
             module.running_mean = torch.from_numpy(mean).to(old)

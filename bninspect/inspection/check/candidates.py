@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bninspect.errors import BNInspectError
-from bninspect.inspection.check.hooks import given, moments_of
+from bninspect.inspection.check.hooks import moments_of
 from bninspect.observe.forward import forward
+from bninspect.observe.layers import given
+from bninspect.observe.norms import plain
 from bninspect.observe.shadow import set_mode
 from bninspect.rules.data_facts import Candidate
 
@@ -30,7 +32,7 @@ def candidates(twin: nn.Module, first: str, x: Tensor, layer: Any, what: str) ->
     found: list[float] = []
 
     def stop(_: nn.Module, args: Any, kwargs: Any) -> None:
-        mean, var = moments_of(given(args, kwargs))
+        mean, var = moments_of(plain(given(args, kwargs)))
         spread = np.sqrt(var) - np.sqrt(np.maximum(layer.running_var, 0))
         apart = ((mean - layer.running_mean) ** 2 + spread**2) / (layer.running_var + layer.eps)
         found.append(float(apart.mean()))

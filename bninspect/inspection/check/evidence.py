@@ -17,9 +17,9 @@ from bninspect.inspection.check import fold as _fold
 from bninspect.inspection.check import hooks as _watch
 from bninspect.inspection.check import sample as _sample
 from bninspect.observe import graph, meta
-from bninspect.observe.layers import batchnorms, describe
+from bninspect.observe.layers import batchnorms, describe, scripted
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
-from bninspect.observe.shadow import set_mode, shadow
+from bninspect.observe.shadow import has_one_mode, remarks, set_mode, shadow
 from bninspect.observe.unwrap import unwrap
 from bninspect.rules.data_facts import Data
 from bninspect.rules.facts import Facts, LayerFacts, is_untrained, share
@@ -90,7 +90,7 @@ class _Gathering:
         dtype = next((value.dtype for value in self.model.parameters()), None)
         tool = report.tool if report else tool_of(self.place, dtype, "eval")
         shape = tuple(self.first[0].shape) if self.first else None
-        return Evidence(facts, tool, report.num_images if report else None, shape, tuple(self.notes))
+        return Evidence(facts, tool, report.num_images if report else None, shape, tuple(dict.fromkeys(self.notes)))
 
     def _graph(self) -> Graph | None:
         """The graph, seen on meta or, where values are needed, for real with two images."""
@@ -126,9 +126,11 @@ class _Gathering:
     def _seen_on(self, device: torch.device, sizes: Sequence[Shape]) -> tuple[Graph, tuple[FunctionalCall, ...]]:
         twin = shadow(self.model, device=device)
         set_mode(twin, "eval")
+        self.notes += [*scripted(twin), *remarks(twin)]
         if self.first is None:
-            return graph.watch(twin, graph.example(sizes, device), what=self.name)
-        inputs = tuple(value[:2].to(device) for value in self.first)
+            return graph.watch(twin, graph.example(sizes, twin, device), what=self.name)
+        images = len(self.first[0]) if has_one_mode(twin) else 2  # an exported program may take no other number
+        inputs = tuple(value[:images].to(device) for value in self.first)
         if len(inputs[0]) == 1:
             inputs = tuple(torch.cat([value, value]) for value in inputs)
         return graph.watch(twin, inputs, what=self.name)
@@ -163,6 +165,7 @@ class _Gathering:
             source=self.request.source,
             on_piece=on_piece,
         )
+        self.notes += remarks(twin)
         del twin
         found = self._figures(watch, within, _sample.joined(sample), report)
         return msgspec.structs.replace(found, folded=folding.found if folding else {}), report

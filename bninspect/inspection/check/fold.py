@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from bninspect.observe.guard import unseen
+from bninspect.observe.layers import given as called_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ class Folding:
         def measure(bn: Any, args: Any, kwargs: Any) -> None:
             self._open.discard(path)
             layer, x, given = self._before.pop(path, (None, None, None))
-            if layer is None or x is None or given is not (args[0] if args else next(iter(kwargs.values()))):
+            if layer is None or x is None or given is not called_with(args, kwargs):
                 return
             with unseen():
                 change = relative_change(layer, bn, x)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bninspect.moments import cpu
-from bninspect.observe.layers import batchnorms
+from bninspect.observe.layers import batchnorms, given
+from bninspect.observe.norms import plain
 from bninspect.rules.data_facts import Padding
 from bninspect.rules.facts import median
 
@@ -62,7 +63,7 @@ class Watch:
 
     def _layer(self, path: str, *, again: bool) -> Callable[..., None]:
         def look(module: Any, args: Any, kwargs: Any) -> None:
-            x = given(args, kwargs)
+            x = plain(given(args, kwargs))
             if not self._seen:
                 self.first, self._seen = path, True
                 self._means, self._ends = _image_means(x), _constant_ends(x)
@@ -151,11 +152,6 @@ def _image_means(x: Tensor) -> Float64:
     """Means over positions ``[N, C]``."""
     means: Float64 = (x if x.dim() < 3 else x.flatten(2).mean(2)).double().cpu().numpy()
     return means
-
-
-def given(args: Any, kwargs: Any) -> Any:
-    """The tensor that a layer was called with."""
-    return args[0] if args else next(iter(kwargs.values()))
 
 
 def moments_of(x: Tensor) -> tuple[Float64, Float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from bninspect.errors import InputError
 from bninspect.inspection.stats import figures
 from bninspect.inspection.stats.pieces import refuse_unfit
 from bninspect.moments import cpu, queued
-from bninspect.observe import guard
 from bninspect.observe.audit import Audit
 from bninspect.observe.forward import forward
 from bninspect.observe.guard import unseen
-from bninspect.observe.layers import batchnorms, describe
+from bninspect.observe.layers import batchnorms, describe, given, scripted
+from bninspect.observe.norms import Norm, plain
 from bninspect.observe.process import tool_of
-from bninspect.observe.shadow import set_mode, shadow
+from bninspect.observe.shadow import remarks, set_mode, shadow
 from bninspect.report import LayerRef, Mode, Source, StatsReport
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Run:
         self.layers = {path: describe(path, module) for path, module in batchnorms(model).items()}
         self.layers = _chosen(self.layers, layer, self.name)
         self.twin = shadow(model, device=place)
-        self.audit = Audit({id(module): path for path, module in self.twin.named_modules()})
+        self.audit = Audit(self.twin, self._direct)
         self.pooled: dict[tuple[str, ...], Moments] = {}  # of all layers side by side, by the order of their calls
         self.dtypes: dict[str, str] = {}
         self.seen: list[tuple[str, Moments | Sums | Tensor]] = []  # in the forward that runs
@@ -73,26 +74,38 @@ class Run:
 
     def _hook(self, path: str) -> Callable[..., None]:
         def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
-            layer = self.layers[path]
-            if layer.num_features == 0:  # a lazy layer learns its channels from its first input
-                layer = self.layers[path] = describe(path, module)
-            if x.dim() < 2 or x.shape[1] != layer.num_features:
-                return  # the layer itself is about to refuse it, in its own words
-            if x.is_quantized:
-                x = x.dequantize()
-            if path not in self.dtypes:
-                self.dtypes[path] = str(x.dtype).removeprefix("torch.")
-            with unseen():
-                if path in self.again:
-                    result: Moments | Sums | Tensor = moments.exact(x)
-                elif x.device.type == "cpu":
-                    result = cpu.sums_of(x, extremes=self.extremes)
-                else:
-                    result = queued.enqueue(x, extremes=self.extremes)
-            self.seen.append((path, result))
+            self._look(path, module, given(args, kwargs))
 
         return look
+
+    def _direct(self, module: nn.Module, norm: Norm) -> None:
+        """A layer whose function was called, and not the layer; what it does not tell itself, the call does."""
+        path = self.audit.owners.names[id(module)]
+        if path not in self.layers:
+            return
+        if self.layers[path].eps is None:
+            self.layers[path] = msgspec.structs.replace(self.layers[path], eps=norm.eps)
+        self._look(path, module, norm.x)
+
+    def _look(self, path: str, module: nn.Module, x: Tensor) -> None:
+        layer = self.layers[path]
+        if layer.num_features == 0:  # a lazy layer learns its channels from its first input
+            layer = self.layers[path] = describe(path, module)
+        if x.dim() < 2 or x.shape[1] != layer.num_features:
+            return  # the layer itself is about to refuse it, in its own words
+        x = plain(x)
+        if x.is_quantized:
+            x = x.dequantize()
+        if path not in self.dtypes:
+            self.dtypes[path] = str(x.dtype).removeprefix("torch.")
+        with unseen():
+            if path in self.again:
+                result: Moments | Sums | Tensor = moments.exact(x)
+            elif x.device.type == "cpu":
+                result = cpu.sums_of(x, extremes=self.extremes)
+            else:
+                result = queued.enqueue(x, extremes=self.extremes)
+        self.seen.append((path, result))
 
     def feed(self, piece: tuple[Any, ...]) -> Any:
         """Run one piece and merge what was measured."""
@@ -112,12 +125,10 @@ class Run:
     def _forward(self, inputs: tuple[Any, ...]) -> tuple[Any, tuple[str, ...], Moments | None]:
         """The model's output; the layers in call order, and their moments side by side."""
         self.seen.clear()
-        if self.pieces:
-            result = forward(self.twin, inputs, what=self.name)
-        else:
+        if not self.pieces:
             self.shape, self.dtype = tuple(inputs[0].shape), inputs[0].dtype
-            with self.audit:
-                result = forward(self.twin, inputs, what=self.name)
+        with nullcontext() if self.pieces and not self.audit.direct else self.audit:
+            result = forward(self.twin, inputs, what=self.name)
         found = cpu.collect([found for _, found in self.seen]) if self.seen else None
         return result, tuple(path for path, _ in self.seen), found
 
@@ -156,7 +167,11 @@ class Run:
             layers=layers,
             never_called=missing,
             functional_calls=self.audit.report(),
-            notes=(*_notes(self, [path for path, (_, calls) in called.items() if calls > 1]), *guard.notes(self.twin)),
+            notes=(
+                *_notes(self, [path for path, (_, calls) in called.items() if calls > 1]),
+                *scripted(self.twin),
+                *remarks(self.twin),
+            ),
         )
 
 

@@ -23,7 +23,7 @@ def summary(
     *,
     mode: Mode = "eval",
     batch_size: int = 2,
-    dtypes: Sequence[str] = ("float32",),
+    dtypes: Sequence[str] = (),
     all_layers: bool = False,
     source: Source | None = None,
 ) -> SummaryReport:
@@ -38,7 +38,7 @@ def summary(
         input_size: shape of one input without its batch dimension, ``(3, 224, 224)``; several for several inputs.
         mode: the mode that the forward runs in. The ``training`` flags of the report are those that were found.
         batch_size: entries of the batch dimension, which is shown as -1.
-        dtypes: one for all inputs, or one for each.
+        dtypes: one for all inputs, or one for each; none: that of the model's parameters.
         all_layers: report the calls of all layers, not of BatchNorm layers alone.
         source: where the model came from, for the report's header.
 
@@ -61,11 +61,11 @@ def summary(
         seen = look(Request(model, name, shapes, kinds, batch_size, mode))
     counts = Counter(id(call.module) for call in seen.calls)
     return SummaryReport(
-        tool=tool_of(seen.device, kinds[0], mode),
+        tool=tool_of(seen.device, seen.dtypes[0], mode),
         source=source or Source(model=name),
         execution="meta" if seen.device.type == "meta" else "real",
         input_shapes=tuple(shapes),
-        input_dtypes=tuple(str(kind).removeprefix("torch.") for kind in kinds),
+        input_dtypes=tuple(str(kind).removeprefix("torch.") for kind in seen.dtypes),
         layers=rows.rows(seen, all_layers=all_layers),
         totals=rows.totals(seen),
         never_called=rows.refs(seen.twin, lambda module: counts[id(module)] == 0, counts),
@@ -91,7 +91,7 @@ def _dtypes(names: Sequence[str], inputs: int) -> list[torch.dtype]:
     for name, kind in zip(names, found, strict=True):
         if not isinstance(kind, torch.dtype):
             raise InputError(f"{name!r} is no torch dtype: give float32, float16, bfloat16, float64, int64 ...")
-    if len(found) not in (1, inputs):
+    if len(found) not in (0, 1, inputs):
         raise InputError(f"{len(found)} dtypes were given for {inputs} inputs: give one for all, or one for each")
     return [kind for kind in found if kind is not None] * (inputs if len(found) == 1 else 1)
 

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from bninspect.observe import meta
 from bninspect.observe.audit import Audit
 from bninspect.observe.forward import brief, forward
-from bninspect.observe.layers import is_batchnorm
+from bninspect.observe.layers import batchnorms, given
+from bninspect.observe.process import own_dtype
 from bninspect.observe.shadow import set_mode, shadow
 from bninspect.observe.unwrap import unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bninspect.observe.norms import Norm
     from bninspect.report import Mode, Shape, Shapes
 
 
@@ -37,11 +39,12 @@ class Seen(NamedTuple):
     calls: list[Call]
     audit: Audit
     device: torch.device
+    dtypes: list[torch.dtype]
     why_real: str | None = None
 
 
 class Request(NamedTuple):
-    """What to run: a module or a function that builds one, made-up inputs, and a mode."""
+    """What to run: a module or a function that builds one, made-up inputs (of no dtypes: of its own), and a mode."""
 
     model: nn.Module | Callable[[], nn.Module]
     name: str
@@ -72,9 +75,10 @@ def _attempt(request: Request, device: torch.device) -> Seen:
     twin = shadow(model, device=device)
     calls, audit = _watch(twin)
     set_mode(twin, request.mode)
+    dtypes = request.dtypes or [own_dtype(twin)] * len(request.shapes)
     with audit:
-        forward(twin, _inputs(request, device), what=request.name)
-    return Seen(twin, {path: module.training for path, module in model.named_modules()}, calls, audit, device)
+        forward(twin, _inputs(request, dtypes, device), what=request.name)
+    return Seen(twin, {path: module.training for path, module in model.named_modules()}, calls, audit, device, dtypes)
 
 
 def _built(model: Any, device: torch.device) -> Any:
@@ -87,17 +91,19 @@ def _built(model: Any, device: torch.device) -> Any:
 
 
 def _watch(twin: nn.Module) -> tuple[list[Call], Audit]:
-    names = {id(module): path for path, module in twin.named_modules()}
-    audit = Audit(names)
     calls: list[Call] = []
 
     def seen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        given = args[0] if args else next(iter(kwargs.values()), None)
-        calls.append(Call(module, names[id(module)], _shapes(given), _shapes(output)))
+        calls.append(Call(module, names[id(module)], _shapes(given(args, kwargs)), _shapes(output)))
 
+    def direct(module: nn.Module, norm: Norm) -> None:
+        calls.append(Call(module, names[id(module)], _shapes(norm.x), _shapes(norm.x)))
+
+    audit = Audit(twin, direct)
+    names = audit.owners.names
+    for module in batchnorms(twin).values():
+        audit.watch(module)
     for module in twin.modules():
-        if is_batchnorm(module):
-            audit.watch(module)
         if _is_layer(module, twin):
             module.register_forward_hook(seen, with_kwargs=True)
     return calls, audit
@@ -107,7 +113,7 @@ def _is_layer(module: nn.Module, root: nn.Module) -> bool:
     """The rule of torchsummary: no containers; and the root only where it has no children."""
     if module is root:
         return next(module.children(), None) is None
-    return not isinstance(module, (nn.Sequential, nn.ModuleList))
+    return not isinstance(module, (nn.Sequential, nn.ModuleList, torch.jit.ScriptModule))
 
 
 def _shapes(value: Any) -> Shapes:
@@ -121,11 +127,11 @@ def _shapes(value: Any) -> Shapes:
     return None
 
 
-def _inputs(request: Request, device: torch.device) -> list[Tensor]:
+def _inputs(request: Request, dtypes: list[torch.dtype], device: torch.device) -> list[Tensor]:
     """Made-up inputs: uniform in [0, 1), or zeros for integers (an index that every table has)."""
 
     def make(shape: Shape, dtype: torch.dtype) -> Tensor:
         fill = torch.rand if dtype.is_floating_point else torch.zeros
         return fill((request.batch_size, *shape), dtype=dtype, device=device)
 
-    return [make(shape, dtype) for shape, dtype in zip(request.shapes, request.dtypes, strict=True)]
+    return [make(shape, dtype) for shape, dtype in zip(request.shapes, dtypes, strict=True)]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from bninspect.observe import guard
-from bninspect.observe.layers import batchnorms, describe, is_batchnorm, num_features
+from bninspect.observe.layers import batchnorms, describe, is_batchnorm, num_features, scripted
+from bninspect.observe.shadow import remarks
 from bninspect.report import LayerRef, SummaryLayer, SummaryTotals
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def notes(name: str, seen: Seen) -> tuple[str, ...]:
         said.append(f"{name} has no BatchNorm layer")
     if seen.why_real:
         said.append(f"a real forward was run: the model needs values, and the meta device has none ({seen.why_real})")
-    return (*said, *guard.notes(seen.twin))
+    return (*said, *scripted(seen.twin), *remarks(seen.twin))
 
 
 def rows(seen: Seen, *, all_layers: bool) -> tuple[SummaryLayer, ...]:
