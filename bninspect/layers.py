@@ -59,6 +59,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         values_per_image: values per channel and image; the least over the calls.
         producer: what made the input.
+        origin: the same, before activations, dropout and plain arithmetic.
         followers: what reads the output.
         dropout: the dropout that the input came through with no BatchNorm between.
         transposed: whether axes were swapped between the input and the last layer that mixes them.
@@ -71,6 +72,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     values_per_image: float
     producer: Op | None
     followers: tuple[Op, ...]
+    origin: Op | None = None
     dropout: str | None = None
     transposed: bool = False
     is_output: bool = False

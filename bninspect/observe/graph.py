@@ -20,7 +20,7 @@ from bninspect.observe.forward import forward
 from bninspect.observe.guard import version_of
 from bninspect.observe.layers import batchnorms, is_batchnorm
 from bninspect.observe.norms import norm_of
-from bninspect.observe.ops import called, describe, is_one, is_opened, is_scaling
+from bninspect.observe.ops import called, describe, is_one, is_opened, is_pointwise, is_scaling
 from bninspect.observe.process import own_dtype
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ def _node(path: str, calls: list[tuple[_Made, Tensor]], images: int, outputs: se
         input_shape=tuple(given.shape),
         values_per_image=min(x.numel() / max(x.shape[1], 1) / images if x.dim() > 1 else 1.0 for _, x in calls),
         producer=origin.finished() if origin else None,
+        origin=_behind_pointwise(origin) if origin else None,
         followers=tuple(reader.finished() for reader in made.readers if reader is not None),
         dropout=_upstream(made, lambda op: op.role == "dropout", lambda op: op.role == "batchnorm"),
         transposed=origin is not None and _swapped(origin),
@@ -207,6 +208,20 @@ def _unscaled(origin: _Made) -> _Made:
             return origin
         made = before[0]
     return made if made.owner and made.op.role in FOLDABLE else origin
+
+
+def _behind_pointwise(made: _Made) -> Op | None:
+    """The nearest operation, ``made`` or before it, that does more than change each value at its place."""
+    seen: set[int] = set()
+    queue = [made]
+    while queue:
+        found = queue.pop(0)
+        if id(found) not in seen and not is_pointwise(found.op):
+            return found.finished()
+        if id(found) not in seen:
+            seen.add(id(found))
+            queue += found.inputs
+    return None
 
 
 def _swapped(origin: _Made) -> bool:

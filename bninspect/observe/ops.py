@@ -45,6 +45,13 @@ _SCALING = frozenset(
     | {f"__{i}{name}__" for name in ("add", "sub", "mul", "truediv") for i in ("", "i", "r")}
 )
 
+_POINTWISE = frozenset(
+    {"gelu", "tanh", "sigmoid", "silu", "elu", "selu", "celu", "leaky_relu", "leakyrelu", "prelu", "softplus", "mish"}
+    | {"hardswish", "hardtanh", "hardsigmoid", "softsign", "logsigmoid", "tanhshrink", "clamp", "abs", "exp", "sqrt"}
+    | {"identity", "clone", "contiguous", "detach", "to", "float", "half", "double", "bfloat16", "type_as"}
+    | {"dropout", "alphadropout", "featurealphadropout", "alpha_dropout", "masked_fill", "where"}
+)
+
 
 def is_one(module: nn.Module) -> bool:
     """Whether a module counts as one operation: no child of it can run on what comes from the input."""
@@ -92,6 +99,11 @@ def called(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 def is_scaling(op: Op) -> bool:
     """Whether an operation is plain arithmetic, such as a scale and an offset by channel."""
     return op.kind in _SCALING
+
+
+def is_pointwise(op: Op) -> bool:
+    """Whether an operation leaves every value at its place: an activation, dropout, plain arithmetic, a conversion."""
+    return op.role in ("relu", "dropout") or is_scaling(op) or op.kind.lower().rstrip("_") in _POINTWISE
 
 
 def _argument(args: Sequence[Any], kwargs: dict[str, Any], position: int, name: str, default: Any) -> Any:

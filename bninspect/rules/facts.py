@@ -128,6 +128,11 @@ class LayerFacts:
         return varied or (bias is not None and bool(np.any(bias)))
 
     @cached_property
+    def as_new(self) -> bool:
+        """Whether nothing was learned in it, and no batch was counted."""
+        return self.statistics_at_start and not self.affine_learned and not self.stored.num_batches_tracked
+
+    @cached_property
     def output_std(self) -> Vector:
         """Predicted standard deviation of each output channel, ``|weight| sqrt(rv / (rv + eps))``."""
         var = np.asarray(self.running_var, np.float64)
@@ -196,7 +201,11 @@ class LayerFacts:
 
 
 class Facts:
-    """All that is known of a model, for the rules."""
+    """All that is known of a model, for the rules.
+
+    ``built`` tells that a source of ours has just made it, so that nobody chose its mode; ``exported`` that it is a
+    program of torch.export or TorchScript, whose mode is part of it.
+    """
 
     def __init__(
         self,
@@ -207,6 +216,8 @@ class Facts:
         batch_size: int | None = None,
         averaged: bool = False,
         adapting: bool = False,
+        built: bool = False,
+        exported: bool = False,
         why: dict[str, str] | None = None,
     ) -> None:
         self.layers = layers
@@ -215,6 +226,8 @@ class Facts:
         self.batch_size = batch_size
         self.averaged = averaged
         self.adapting = adapting
+        self.built = built
+        self.exported = exported
         self.why = why or {}
 
     def having(self, *names: str) -> list[LayerFacts]:

@@ -167,16 +167,16 @@ def bn307_wrong_axis(facts: Facts) -> Iterator[Hit]:
 
     Do: transpose(1, 2) before the layer and after it.
 
-    Hit: an Embedding or an LSTM (batch_first) of [8, 36, 64] into BatchNorm1d(36).
+    Hit: an Embedding or an LSTM (batch_first) of [8, 36, 64] into BatchNorm1d(36), also through a ReLU or dropout.
 
     Miss: the same after a transpose; a linear layer that mixes positions between two transposes. Where length and width
     are equal it cannot be told, and is info. Statistics per time step on purpose look the same.
     """
     for bn in facts.having("node"):
         node = bn.node
-        if len(node.input_shape) != 3 or not node.producer or node.producer.role not in _FEATURES_LAST:
+        if len(node.input_shape) != 3 or not node.origin or node.origin.role not in _FEATURES_LAST:
             continue
-        if node.transposed and node.producer.role in ("linear", "layer_norm"):
+        if node.transposed and node.origin.role in ("linear", "layer_norm"):
             continue
         length, width = node.input_shape[1:]
         severity: Severity = "warning" if length != width else "info"

@@ -180,3 +180,40 @@ def bn208_inconsistent_shapes(facts: Facts) -> Iterator[Hit]:
                          num_features=bn.num_features, length=max(bn.lengths))  # fmt: skip
         elif (bn.weight is None) != (bn.bias is None) and bn.trainable is not None:
             yield bn.hit("only one of weight and bias is there", None, "info")
+
+
+@rule("warning", "training", "running_mean")
+def bn209_exported_in_train_mode(facts: Facts) -> Iterator[Hit]:
+    """A program was exported in train mode, and normalises by the batch it is given.
+
+    Why: the mode is part of the program: what it predicts for an image depends on the images beside it, and each
+    prediction may move the statistics. A program of torch.export refuses eval().
+
+    Do: call model.eval() and export again.
+
+    Hit: torch.export.export(model.train(), ...); torch.jit.script(model.train()).save(...).
+
+    Miss: a program exported after model.eval(); a layer without running statistics (BN202).
+    """
+    for bn in facts.having("training", "running_mean"):
+        if facts.exported and bn.training and not bn.frozen:
+            yield bn.hit("the program was exported in train mode: it normalises by the batch it is given")
+
+
+@rule("info", "data", "training")
+def bn210_train_mode(facts: Facts) -> Iterator[Hit]:
+    """The model is in train mode while data are judged.
+
+    Why: check looks at it as in evaluation. Predictions of your own would normalise by the batch and move the
+    statistics, even under no_grad().
+
+    Do: call model.eval() before predicting; nothing, if it is in training.
+
+    Hit: bninspect.check(model, batch) straight after a training loop.
+
+    Miss: a model in eval mode, or partly so (BN204); one that the command line has built, whose mode nobody chose.
+    """
+    known = [bn for bn in facts.having("training") if not bn.frozen]
+    if known and not facts.built and all(bn.training for bn in known):
+        text = "the model is in train mode: predictions would normalise by the batch and move the statistics"
+        yield Hit(message=text, evidence={"num_train": len(known)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import log
 from typing import TYPE_CHECKING, Any
 
 from bninspect.rules._rule import rule
@@ -73,47 +72,6 @@ def bn103_zero_running_var(facts: Facts, *, tiny: float = 1e-12, most: float = 0
         zero = abs(bn.running_var) < tiny
         if share(zero) > most:
             yield bn.hit("running_var is zero", zero, running_var_max=bn.running_var.max())
-
-
-@rule("error", "running_mean", "running_var", "graph?")
-def bn104_statistics_never_updated(facts: Facts) -> Iterator[Hit]:
-    """Weights were trained, but the statistics are those of a new layer.
-
-    Why: running_mean is exactly 0 and running_var exactly 1, so evaluation does not normalise at all, while gamma and
-    beta were learned with normalised data. It happens to averaged copies and teachers that average parameters only.
-
-    Do: copy the buffers along with the parameters, or recalibrate with torch.optim.swa_utils.update_bn.
-
-    Hit: an averaged copy, made before training, into which parameters() alone were averaged.
-
-    Miss: a new model (BN105); a checkpoint without num_batches_tracked whose statistics were trained;
-    FrozenBatchNorm2d, which may hold everything in weight and bias. Only a warning where all layers agree and are in
-    eval mode, as where statistics were fixed at 0 and 1 on purpose; info for a layer that does not run in evaluation.
-    """
-    layers = [bn for bn in facts.having("running_mean", "running_var") if not bn.frozen]
-    meant = all(bn.statistics_at_start and (bn.training is False or bn.num_batches_tracked is None) for bn in layers)
-    severity: Severity = "warning" if meant else "error"
-    for bn in layers:
-        if bn.statistics_at_start and bn.affine_learned:
-            unused = facts.graph is not None and bn.path in facts.graph.never_called
-            text = "weights were trained, but the running statistics never moved from 0 and 1"
-            yield bn.hit(text, None, "info" if unused else severity)
-
-
-@rule("info")
-def bn105_untrained_model(facts: Facts) -> Iterator[Hit]:
-    """Every BatchNorm layer is as it was initialised.
-
-    Why: this is a new model, and nothing that data would show of it means anything: rules on data are silent.
-
-    Do: load weights, then check again.
-
-    Hit: torchvision's resnet18(weights=None), also with zero_init_residual, where some gamma are 0.
-
-    Miss: a model with one trained layer.
-    """
-    if facts.untrained:
-        yield Hit(message="the model is untrained", evidence={"num_layers": len(facts.layers)})
 
 
 @rule("warning", "running_var", "eps", "data?")
@@ -314,35 +272,6 @@ def bn112_update_count_mismatch(facts: Facts) -> Iterator[Hit]:
 
 def _any_train(layers: list[LayerFacts]) -> bool:
     return any(bn.training for bn in layers)
-
-
-@rule("warning", "num_batches_tracked", "momentum", "running_var")
-def bn113_statistics_not_converged(facts: Facts, *, left: float = 0.01) -> Iterator[Hit | Silence]:
-    """The running averages have not forgotten their initial values yet.
-
-    Why: after n updates they still hold (1 - momentum)^n of the initial 0 and 1, so evaluation is worse than training
-    would suggest.
-
-    Do: recalibrate: reset the statistics, set momentum to None and run some batches in train mode; or train longer.
-
-    Hit: ten steps with momentum 0.1, which leaves 35 %.
-
-    Miss: zero updates (a new layer, or an old checkpoint); statistics that were recalibrated, which shows where a
-    variance is smaller than what an average would have left of the initial 1. Updates of a pretraining count as well.
-
-    Thresholds: left, the share of the initial value: 44 updates with momentum 0.1, 4603 with 0.001.
-    """
-    young = []
-    for bn in facts.having("num_batches_tracked", "momentum", "running_var"):
-        n, momentum = bn.num_batches_tracked, bn.momentum
-        if n > 0 and 0 < momentum < 1 and n * log(1 - momentum) > log(left) and not bn.frozen:
-            young.append((bn, (1 - momentum) ** n))
-    if any((bn.running_var < rest * (1 - 1e-4)).any() for bn, rest in young):
-        yield Silence("the statistics were recalibrated: they hold less of their initial values than averages would")
-        return
-    for bn, rest in young:
-        text = "the running averages still hold more than 1 % of their initial values"
-        yield bn.hit(text, num_batches_tracked=bn.num_batches_tracked, momentum=bn.momentum, initial_share=rest)
 
 
 def _least(vector: Any) -> float:

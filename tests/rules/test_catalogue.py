@@ -15,8 +15,8 @@ from bninspect.rules._rule import SECTIONS, Rule
 
 TESTS = "\n".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
 EXPECTED = (
-    [f"BN1{n:02}" for n in range(1, 14)]
-    + [f"BN2{n:02}" for n in range(1, 9)]
+    [f"BN1{n:02}" for n in range(1, 16)]
+    + [f"BN2{n:02}" for n in range(1, 11)]
     + [f"BN3{n:02}" for n in range(1, 9)]
     + [f"BN4{n:02}" for n in range(1, 13)]
 )
@@ -52,7 +52,7 @@ def test_a_rule_has_tests_that_it_fires_and_that_it_does_not(rule):
 
 
 def test_the_family_is_that_of_the_file():
-    families = {"state": "BN1", "mode": "BN2", "graph": "BN3", "data": "BN4", "data_batches": "BN4"}
+    families = {"state": "BN1", "start": "BN1", "mode": "BN2", "graph": "BN3", "data": "BN4", "data_batches": "BN4"}
     for name, module in plugins("rules").items():
         codes = [value.code for value in vars(module).values() if isinstance(value, Rule)]
         assert bool(codes) == (name in families)

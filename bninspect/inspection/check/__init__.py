@@ -101,7 +101,8 @@ def _stored(layers: Sequence[BatchNormLayer], rules: list[Rule], batch_size: int
     if not all(isinstance(layer, BatchNormLayer) for layer in layers):
         raise InputError("a torch.nn.Module or stored BatchNorm layers were expected")
     why = dict.fromkeys(("graph", "data"), "stored values alone: give a model that can be run")
-    facts = Facts(tuple(map(LayerFacts, layers)), batch_size=batch_size, why=why)
+    exported = source.evidence == "graph" or source.model_kind == "TorchScript archive"
+    facts = Facts(tuple(map(LayerFacts, layers)), batch_size=batch_size, exported=exported, why=why)
     tool = tool_without_torch()
     return _report(rules, facts, tool=tool, source=source, num_images=None, notes=())
 

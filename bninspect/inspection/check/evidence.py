@@ -85,6 +85,7 @@ class _Gathering:
             batch_size=self.request.batch_size,
             averaged=any(name.rpartition(".")[2] == "n_averaged" for name, _ in self.model.named_buffers()),
             adapting=_adapting(self.model),
+            built=self.request.source.model_kind is not None,
             why=self.why,
         )
         dtype = next((value.dtype for value in self.model.parameters()), None)

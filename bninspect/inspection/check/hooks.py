@@ -122,15 +122,26 @@ class Watch:
 
 
 def _constant_ends(x: Tensor) -> list[tuple[int, int]]:
-    """Of each sample: positions at the end of the last axis that equal the last one in all channels, and positions."""
-    if x.dim() < 3 or x.shape[-1] < 2 or not len(x):
-        return []
-    length = x.shape[-1]
-    if not (x[..., -1] == x[..., -2]).flatten(1).all(1).any():
-        return [(0, length)] * len(x)
-    same = (x == x[..., -1:]).flatten(1, -2).all(1)
-    runs = same.flip(-1).long().cumprod(-1).sum(-1)
-    return [(int(run) if run > 1 else 0, length) for run in runs]
+    """Of each sample: positions in constant runs at the two ends of an axis, and its length; of the axis with most."""
+    axes = [_ends_along(x, axis) for axis in range(2, x.dim()) if x.shape[axis] > 1 and len(x)]
+    return max(axes, key=lambda ends: sum(run / length for run, length in ends), default=[])
+
+
+def _ends_along(x: Tensor, axis: int) -> list[tuple[int, int]]:
+    """Positions at either end that equal the outermost one in all channels; one position is no run."""
+    length = x.shape[axis]
+    runs = [_run(x, axis, backwards=backwards) for backwards in (False, True)]
+    return [(min(sum(ends), length), length) for ends in zip(*runs, strict=True)]
+
+
+def _run(x: Tensor, axis: int, *, backwards: bool) -> list[int]:
+    ends = [-1, -2] if backwards else [0, 1]
+    last, before = (x.select(axis, end) for end in ends)
+    if not (last == before).flatten(1).all(1).any():
+        return [0] * len(x)
+    same = (x == last.unsqueeze(axis)).movedim(axis, -1).flatten(1, -2).all(1)
+    runs = (same.flip(-1) if backwards else same).long().cumprod(-1).sum(-1)
+    return [int(run) if run > 1 else 0 for run in runs]
 
 
 def _squares(x: Tensor, center: Tensor) -> Tensor:
