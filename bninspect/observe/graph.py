@@ -130,6 +130,8 @@ class _Recorder(TorchFunctionMode):
         if not results or (same and op.role not in ("dropout", "batchnorm")):
             return None
         owner = self.names[id(self.owners[-1])] if self.owners else None
+        if op.role == "other" and _swaps_sizes(given[0], results[0]):
+            op = Op(kind=op.kind, role="transpose", path=op.path)
         made = _Made(op, [self.alive[id(tensor)][1] for tensor in given if id(tensor) in self.alive], owner)
         for result in results:
             self.alive[id(result)] = (result, made)
@@ -146,6 +148,11 @@ class _Recorder(TorchFunctionMode):
         for made in {id(made): made for made in ends}.values():
             made.readers.append(None)
         return ends
+
+
+def _swaps_sizes(given: Tensor, result: Tensor) -> bool:
+    """Whether a result has the sizes of what was given in another order: a module that transposes shows no more."""
+    return given.shape != result.shape and sorted(given.shape) == sorted(result.shape)
 
 
 def watch(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> tuple[Graph, tuple[FunctionalCall, ...]]:
@@ -212,16 +219,14 @@ def _unscaled(origin: _Made) -> _Made:
 
 def _behind_pointwise(made: _Made) -> Op | None:
     """The nearest operation, ``made`` or before it, that does more than change each value at its place."""
-    seen: set[int] = set()
-    queue = [made]
-    while queue:
-        found = queue.pop(0)
-        if id(found) not in seen and not is_pointwise(found.op):
-            return found.finished()
-        if id(found) not in seen:
-            seen.add(id(found))
-            queue += found.inputs
-    return None
+    found, queue = [], [made]
+    for one in queue:  # grows
+        if is_pointwise(one.op):
+            queue += (before for before in one.inputs if not any(before is known for known in queue))
+        else:
+            found.append(one)
+    found.sort(key=lambda one: one.op.role == "input")  # the other side of a residual addition
+    return found[0].finished() if found else None
 
 
 def _swapped(origin: _Made) -> bool:

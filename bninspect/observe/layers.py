@@ -65,7 +65,7 @@ def describe(path: str, module: nn.Module) -> BatchNormLayer:
         momentum=getattr(module, "momentum", None),
         affine=getattr(module, "affine", weight is not None),
         track_running_stats=getattr(module, "track_running_stats", mean is not None),
-        training=module.training,
+        training=None if type(module) is nn.Module else module.training,  # of an exported program, which has no mode
         weight=weight,
         bias=bias,
         running_mean=mean,

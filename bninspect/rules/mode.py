@@ -200,7 +200,7 @@ def bn209_exported_in_train_mode(facts: Facts) -> Iterator[Hit]:
             yield bn.hit("the program was exported in train mode: it normalises by the batch it is given")
 
 
-@rule("info", "data", "training")
+@rule("info", "data?", "training")
 def bn210_train_mode(facts: Facts) -> Iterator[Hit]:
     """The model is in train mode while data are judged.
 
@@ -214,6 +214,6 @@ def bn210_train_mode(facts: Facts) -> Iterator[Hit]:
     Miss: a model in eval mode, or partly so (BN204); one that the command line has built, whose mode nobody chose.
     """
     known = [bn for bn in facts.having("training") if not bn.frozen]
-    if known and not facts.built and all(bn.training for bn in known):
+    if known and facts.data is not None and not facts.built and all(bn.training for bn in known):
         text = "the model is in train mode: predictions would normalise by the batch and move the statistics"
         yield Hit(message=text, evidence={"num_train": len(known)})

@@ -85,7 +85,9 @@ def bn113_statistics_not_converged(facts: Facts, *, left: float = 0.01) -> Itera
         yield bn.hit(text, num_batches_tracked=bn.num_batches_tracked, momentum=bn.momentum, initial_share=rest)
     uncounted = [bn.path for bn in facts.having("num_batches_tracked", "momentum", "running_mean") if _is_uncounted(bn)]
     if uncounted:
-        yield Silence("the statistics moved but num_batches_tracked is 0, and does not tell how often", tuple(uncounted))
+        yield Silence(
+            "the statistics moved but num_batches_tracked is 0, and does not tell how often", tuple(uncounted)
+        )
 
 
 def _is_uncounted(bn: LayerFacts) -> bool:
@@ -152,8 +154,8 @@ def bn115_count_reset(facts: Facts) -> Iterator[Hit]:
 
     Hit: BatchNorm2d(8, momentum=None) in train mode, its state dict loaded without num_batches_tracked.
 
-    Miss: the same with its count; momentum 0.1, which does not use the count; a new layer. Only told in eval mode, where
-    nothing is replaced until the model trains again.
+    Miss: the same with its count; momentum 0.1, which does not use the count; a new layer. Only told in eval mode,
+    where nothing is replaced until the model trains again.
     """
     for bn in facts.having("num_batches_tracked", "running_mean", "running_var", "eps"):
         cumulative = bn.momentum is None and bn.track_running_stats is not False and not bn.frozen

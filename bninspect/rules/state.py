@@ -10,7 +10,6 @@ from bninspect.rules.facts import Hit, Silence, share
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.report import Severity
     from bninspect.rules.facts import Facts, LayerFacts
 
 _HALF = ("float16", "bfloat16")

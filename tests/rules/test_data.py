@@ -204,9 +204,27 @@ def test_bn409_hits_padded_sequences():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["leading", "both", "frames first"])
+def test_bn409_hits_padding_at_any_end(form):
+    lengths = [30 + 2 * index for index in range(36)]
+    x, model = sequences(lengths), speech()
+    shift = {"leading": lambda gap: gap, "both": lambda gap: gap // 2, "frames first": lambda _: 0}[form]
+    x = torch.stack([row.roll(shift(100 - length), -1) for row, length in zip(x, lengths, strict=True)])
+    if form == "frames first":  # [N, C, steps, bands]
+        x, model = x.unsqueeze(3).repeat(1, 1, 1, 5) * torch.linspace(1, 2, 5), nn.Sequential(nn.BatchNorm2d(4))
+        model = train_a_little(model).eval()
+    (finding,) = found(model, "BN409", x)
+    lead = [shift(100 - length) for length in lengths]
+    trail = [100 - length - first for length, first in zip(lengths, lead, strict=True)]
+    runs = [sum(end for end in ends if end > 1) for ends in zip(lead, trail, strict=True)]
+    assert finding.severity == "warning"
+    assert finding.evidence == {"share": sum(runs) / 3600, "shortest": 0, "longest": 70}
+
+
 def test_bn409_misses_like_lengths_and_only_tells_of_images():
     assert not found(speech(), "BN409", sequences([100] * 40))
     assert not found(speech(), "BN409", sequences([60] * 40))
+    assert not found(speech(), "BN409", sequences([60] * 40).flip(-1))
     x = smooth(40, *IMAGES)
     for index, image in enumerate(x):
         image[..., 24 - index % 12 :] = 0

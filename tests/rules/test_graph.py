@@ -148,6 +148,48 @@ def test_bn307_hits_a_forgotten_transpose():
     assert finding.severity == "info"
 
 
+def steps(*between):
+    """Features of [N, 36, 16], changed value by value, into BatchNorm1d over the 36 steps."""
+    return nn.Sequential(nn.Linear(16, 24), *between, nn.BatchNorm1d(36))
+
+
+class Residual(nn.Module):
+    """The same behind functions: an addition, a scale and a dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.bn = nn.Linear(16, 16), nn.BatchNorm1d(36)
+
+    def forward(self, x):
+        return self.bn(nn.functional.dropout(nn.functional.gelu(0.5 * self.linear(x) + x), 0.1, self.training))
+
+
+@pytest.mark.parametrize(
+    "between", [(nn.ReLU(),), (nn.Dropout(0.1),), (nn.Tanh(), nn.Dropout(0.0)), (nn.LayerNorm(24), nn.LeakyReLU())]
+)
+def test_bn307_hits_behind_what_changes_each_value_at_its_place(between):
+    (finding,) = found(steps(*between), "BN307", input_size=(36, 16))
+    assert (finding.severity, finding.evidence) == ("warning", {"num_features": 36, "width": 24})
+
+
+def test_bn307_hits_behind_functions():
+    (finding,) = found(Residual(), "BN307", input_size=(36, 16))
+    assert finding.evidence == {"num_features": 36, "width": 16}
+
+
+class Swap(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+def test_bn307_misses_a_transpose_behind_the_activation_and_convolutions():
+    right = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), Swap(), nn.Dropout(0.1), nn.BatchNorm1d(24))
+    assert not found(right, "BN307", input_size=(36, 16))
+    mixed = nn.Sequential(Swap(), nn.Linear(36, 20), nn.ReLU(), nn.BatchNorm1d(16))
+    assert not found(mixed, "BN307", input_size=(36, 16))
+    assert not found(nn.Sequential(nn.Conv1d(36, 36, 1), nn.ReLU(), nn.BatchNorm1d(36)), "BN307", input_size=(36, 16))
+
+
 class Mixer(nn.Module):
     """Positions are mixed between two transposes, and normalised by feature: [N, C, L] throughout."""
 

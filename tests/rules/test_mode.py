@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import pytest
 import torch
 from healthy import build, train_a_little
 from torch import nn
@@ -10,14 +13,16 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 import bninspect
+from bninspect.models.stored.reading import read
+from bninspect.report import Source
 
 
 def small(**settings):
     return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, **settings), nn.ReLU())
 
 
-def found(model, code):
-    return bninspect.check(model, select=[code]).findings
+def found(model, code, batch=None, **options):
+    return bninspect.check(model, batch, select=[code], **options).findings
 
 
 def test_bn201_hits_a_switch_after_construction():
@@ -140,3 +145,51 @@ def test_bn208_misses_plain_layers_and_negative_gamma():
     model = small()
     nn.init.constant_(model[1].weight, -1)
     assert not found(model, "BN208")
+
+
+@pytest.mark.parametrize("form", ["export", "script", "trace"])
+def test_bn209_hits_programs_exported_in_train_mode_and_misses_those_of_eval_mode(form, tmp_path):
+    x = torch.randn(4, 3, 8, 8)
+    for training in (True, False):
+        model, path = train_a_little(small()).train(training), str(tmp_path / f"{training}.{form}")
+        if form == "export":
+            torch.export.save(torch.export.export(model, (x,)), path + ".pt2")
+            path += ".pt2"
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.jit.script(model) if form == "script" else torch.jit.trace(model, x, check_trace=False)
+                program.save(path)
+        stored = read(path)
+        source = Source(model=path, model_kind=stored.kind, evidence=stored.evidence)
+        findings = found(stored.layers, "BN209", source=source)
+        assert [(finding.severity, finding.path) for finding in findings] == ([("warning", "1")] if training else [])
+
+
+def test_bn209_hits_only_programs():
+    assert not found(small().train(), "BN209")
+
+
+def test_bn209_misses_layers_without_statistics(tmp_path):
+    path = str(tmp_path / "program.pt2")
+    program = torch.export.export(small(track_running_stats=False), (torch.randn(4, 3, 8, 8),))
+    torch.export.save(program, path)
+    stored = read(path)
+    assert not found(stored.layers, "BN209", source=Source(model_kind=stored.kind, evidence=stored.evidence))
+
+
+def test_bn210_hits_a_model_of_the_user_that_is_in_train_mode():
+    model, x = train_a_little(small()), torch.randn(32, 3, 8, 8)
+    (finding,) = found(model.train(), "BN210", x)
+    assert (finding.severity, finding.evidence) == ("info", {"num_train": 1})
+
+
+def test_bn210_misses_eval_mode_and_models_that_were_only_just_built():
+    model, x = train_a_little(small()), torch.randn(32, 3, 8, 8)
+    assert not found(model.eval(), "BN210", x)
+    mixed = nn.Sequential(train_a_little(small()), nn.BatchNorm2d(8))
+    mixed[1].eval()
+    assert not found(mixed, "BN210", x)
+    assert not found(model.train(), "BN210")
+    built = Source(model="nets.py:model", model_kind="Python")
+    assert not found(model.train(), "BN210", x, source=built)

@@ -1,0 +1,146 @@
+"""Layers and statistics that are as they began: one layer that never got its values, a count that was lost."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from healthy import build, calibrate, smooth, train_a_little
+from torch import nn
+from torchvision.models import googlenet, resnet18
+
+import bninspect
+from bninspect.models.stored.reading import read
+
+
+def found(model, code, batch=None, **options):
+    return bninspect.check(model, batch, select=[code], **options).findings
+
+
+def network(**settings):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, **settings), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8, **settings), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2),
+    )  # fmt: skip
+
+
+def trained(model):
+    """A short real training."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(16, 3, 8, 8)), torch.randint(2, (16,))).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def good():
+    torch.manual_seed(0)
+    return trained(network())
+
+
+@pytest.fixture(scope="module")
+def residual():
+    return calibrate(train_a_little(resnet18()), smooth(4, 3, 64, 64))
+
+
+def severities(model):
+    """By severity, the paths that BN114 names."""
+    return {
+        finding.severity: [place.path for place in finding.layers] for finding in found(model, "BN114")
+    }  # fmt: skip
+
+
+def test_bn114_hits_a_layer_whose_key_was_renamed(good, tmp_path):
+    state = {name.replace("4.", "block.4.", 1): value for name, value in good.state_dict().items()}
+    model = network()
+    model.load_state_dict(state, strict=False)
+    assert severities(model.eval()) == {"warning": ["4"]}
+    torch.save(model.state_dict(), tmp_path / "partly.pt")
+    assert severities(read(str(tmp_path / "partly.pt")).layers) == {"warning": ["4"]}
+
+
+def test_bn114_hits_a_stage_and_the_layers_of_another_domain(residual, good):
+    model = copy.deepcopy(residual)
+    model.layer4 = resnet18().layer4.eval()
+    assert len(severities(model)["warning"]) == 5
+    pair = nn.ModuleDict({"source": good[1], "target": nn.BatchNorm2d(8)})
+    assert severities([*map_layers(pair)]) == {"warning": ["target"]}
+    plain = nn.Sequential(good[0], good[1], nn.BatchNorm2d(8, affine=False))
+    assert severities(plain.eval()) == {"warning": ["2"]}
+
+
+def map_layers(model):
+    from bninspect.observe.layers import batchnorms, describe
+
+    return (describe(path, module) for path, module in batchnorms(model).items())
+
+
+def test_bn114_only_tells_of_a_new_head_and_of_gamma_zero(residual, good):
+    model = copy.deepcopy(residual)
+    model.fc = nn.Sequential(nn.Linear(512, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+    assert severities(model) == {"info": ["fc.1"]}
+    assert severities(nn.DataParallel(model).module) == {"info": ["fc.1"]}
+    wrapped = nn.ModuleDict({"net": nn.ModuleDict({"backbone": residual, "head": model.fc})})
+    assert severities([*map_layers(wrapped)]) == {"info": ["net.head.1"]}
+    silent = copy.deepcopy(good)
+    silent[4] = nn.BatchNorm2d(8)
+    nn.init.zeros_(silent[4].weight)
+    assert severities(silent) == {"info": ["4"]}
+
+
+def test_bn114_only_tells_of_layers_that_do_not_run():
+    model = googlenet(weights=None, init_weights=False, aux_logits=True)
+    model = calibrate(model, smooth(4, 3, 64, 64))
+    assert severities(model) == {"info": ["aux1.conv.bn", "aux2.conv.bn"]}
+
+
+def test_bn114_misses_new_and_trained_models(good, residual):
+    assert not severities(good)
+    assert not severities(residual)
+    assert not severities(network())
+    assert not severities(train_a_little(network()))
+    assert not severities(calibrate(build("resnet18"), smooth(4, 3, 64, 64)))
+
+
+def cumulative(drop):
+    """Statistics of a hundred batches, loaded with or without their count."""
+    source = network(momentum=None)
+    for seed in range(5):
+        source(smooth(8, 3, 8, 8, seed=seed))
+    state = {name: value for name, value in source.state_dict().items() if not (drop and name.endswith("tracked"))}
+    model = network(momentum=None)
+    model.load_state_dict(state, strict=False)
+    return train_a_little(model)
+
+
+def test_bn115_hits_statistics_that_lost_their_count():
+    model = cumulative(drop=True).train()
+    (finding,) = found(model, "BN115")
+    assert (finding.severity, [place.path for place in finding.layers]) == ("warning", ["1", "4"])
+    assert [finding.severity for finding in found(model.eval(), "BN115")] == ["info"]
+    before = model[1].running_var.clone()
+    x = 9 * torch.randn(2, 3, 8, 8)
+    model.train()(x)
+    expected = model[0](x).var((0, 2, 3))
+    torch.testing.assert_close(model[1].running_var, expected)
+    assert not torch.allclose(model[1].running_var, before, rtol=0.5)
+
+
+def test_bn115_misses_counted_and_exponential_averages(good):
+    assert not found(cumulative(drop=False).train(), "BN115")
+    assert not found(network(momentum=None).train(), "BN115")
+    model = copy.deepcopy(good).train()
+    model[1].num_batches_tracked.zero_()
+    assert not found(model, "BN115")
+
+
+def test_statistics_that_moved_without_a_count_are_not_taken_for_converged(good):
+    model = copy.deepcopy(good)
+    assert not bninspect.check(model, select=["BN113"]).silent
+    model[4].num_batches_tracked.zero_()
+    (silent,) = bninspect.check(model, select=["BN113"]).silent
+    assert silent.layers == ("4",)
+    assert "num_batches_tracked is 0" in silent.reason
