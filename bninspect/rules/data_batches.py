@@ -10,8 +10,7 @@ from bninspect.rules.facts import FEW, Hit, Silence, outside, share
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.report import Severity
-    from bninspect.rules.facts import Facts
+    from bninspect.rules.facts import Facts, LayerFacts
 
 
 @rule("error", "graph")
@@ -22,27 +21,51 @@ def bn405_too_few_values(facts: Facts, *, few: float = 8.0) -> Iterator[Hit | Si
 
     Do: use larger batches, drop_last=True in the loader (the last batch is often the culprit), or GroupNorm.
 
-    Hit: the pooled branch of deeplabv3, which has one value per image, with a batch of 1 or 2.
+    Hit: the pooled branch of deeplabv3, which has one value per image, with a batch of 1 or 2; a loader whose last
+    batch has one image.
 
     Miss: a batch of 1 where each image has many positions.
 
-    Thresholds: few, values per channel (images times positions).
+    Thresholds: few, values per channel (images times positions). One smaller batch among others is an error where it
+    has one value, and else only told.
     """
     if facts.batch_size is None:
-        yield Silence("the batch size of training is not known: give batch_size (--batch-size)")
+        yield Silence("the batch size of training is not known: give batch_size (--batch-size), or batches as a loader")
         return
     for bn in facts.having("node"):
         values = facts.batch_size * bn.node.values_per_image
-        if bn.frozen or values >= few:
+        needed = int(-(-few // bn.node.values_per_image))
+        numbers = {"values_per_channel": values, "batch_size": facts.batch_size, "needed": needed}
+        if bn.frozen:
             continue
-        severity: Severity = "error" if values <= 1 else "warning"
-        text = "one value per channel: training raises an error" if values <= 1 else "few values per channel"
-        needed = -(-few // bn.node.values_per_image)
-        yield bn.hit(text, None, severity, values_per_channel=values, batch_size=facts.batch_size, needed=int(needed))
+        if values <= 1:
+            yield bn.hit("one value per channel: training raises an error", None, "error", **numbers)
+        elif values < few:
+            yield bn.hit("few values per channel", None, "warning", **numbers)
+        else:
+            yield from _odd_one(facts, bn, few)
+
+
+def _odd_one(facts: Facts, bn: LayerFacts, few: float) -> Iterator[Hit]:
+    """The smallest batch, where the usual one is large enough."""
+    smallest = min(facts.batches, default=facts.batch_size)
+    values = smallest * bn.node.values_per_image
+    if values >= few:
+        return
+    number, last = facts.batches.index(smallest) + 1, len(facts.batches)
+    which = f"the last batch (of {last:,})" if number == last else f"batch {number:,} of {last:,}"
+    images = "1 image" if smallest == 1 else f"{smallest} images"
+    fix = "set drop_last=True in the DataLoader, or choose a batch size that leaves no small batch over."
+    numbers = {"values_per_channel": values, "batch_size": smallest}
+    if values <= 1:
+        text = f"{which} has {images}, and so one value per channel: training raises an error there"
+        yield bn.hit(text, None, "error", fix, **numbers)
+    else:
+        yield bn.hit(f"{which} has {images}, and so few values per channel", None, "info", fix, **numbers)
 
 
 @rule("warning", "data")
-def bn406_noisy_batch_statistics(facts: Facts, *, most: float = 0.1) -> Iterator[Hit | Silence]:
+def bn406_noisy_batch_statistics(facts: Facts, *, most: float = 0.1, errors: float = 1.0) -> Iterator[Hit | Silence]:
     """Statistics of single batches are noisy at this batch size.
 
     Why: training normalises by statistics that change from batch to batch by more than a tenth of the signal (as
@@ -54,15 +77,19 @@ def bn406_noisy_batch_statistics(facts: Facts, *, most: float = 0.1) -> Iterator
 
     Miss: the same with a batch of 32.
 
+    The batch size is the one that was told, or the usual one of the batches that were given.
+
     Thresholds: most, the median over channels of Var(mean of batch) / var + Var(var of batch) / (4 var^2), measured
-    over batches with batch statistics upstream, as in training, and scaled by 1 / size to the batch size of training.
+    over batches with batch statistics upstream, as in training, and scaled by 1 / size to the batch size of training;
+    errors, how many standard errors, each sqrt(2 / (batches - 1)) of it, it has to be above that.
     """
-    if facts.data.noise is None:
+    if facts.data.noise is None or facts.data.noise_batches < 2:
         yield Silence(facts.data.why.get("noise", "the noise of batch statistics was not measured"))
         return
+    certain = most * (1 + errors * (2 / (facts.data.noise_batches - 1)) ** 0.5)
     for bn in facts.layers:
         noise = facts.data.noise.get(bn.path)
-        if noise is not None and noise > most:
+        if noise is not None and noise > certain:
             yield bn.hit("batch statistics are noisy at this batch size", noise=noise, batch_size=facts.batch_size)
 
 
@@ -90,7 +117,7 @@ def bn407_non_iid_batches(facts: Facts, *, most: float = 0.5) -> Iterator[Hit | 
 
 @rule("warning", "data", "running_var")
 def bn408_between_batch_variance_missing(
-    facts: Facts, *, total: float = 1.5, within: float = 1.5, channels: float = 0.1
+    facts: Facts, *, total: float = 1.5, within: float = 1.5, channels: float = 0.1, z: float = 5.0
 ) -> Iterator[Hit | Silence]:
     """running_var is the variance within batches, and the data vary between batches as well.
 
@@ -104,7 +131,8 @@ def bn408_between_batch_variance_missing(
     Miss: batches that are alike.
 
     Thresholds: total, variance of all data over running_var; within, bound of the ratio of the variance within batches
-    to running_var; channels, the share that must show it.
+    to running_var; channels, the share that must show it; z, the standard errors over images that the variance must be
+    off by, as in BN401.
     """
     if not facts.data.within:
         yield Silence(facts.data.why.get("within", "batches were not compared"))
@@ -113,6 +141,6 @@ def bn408_between_batch_variance_missing(
         if bn.path not in facts.data.within or facts.data.num_images < FEW:
             continue
         inner = facts.data.within[bn.path] / (bn.running_var + bn.eps)
-        low = (bn.channels.r**2 > total) & ~outside(inner, 1 / within, within)
+        low = (bn.channels.r**2 > total) & ~outside(inner, 1 / within, within) & (bn.certainty[1] > z)
         if share(low) > channels:
             yield bn.hit("running_var lacks the variance between batches", low, r_max=bn.live.r_max)

@@ -19,17 +19,38 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
-    """How predictions differ between running and batch statistics, beside how they differ between two batchings.
+    """How predictions of ``images`` differ between running and batch statistics, beside the noise of batches.
 
     ``disagreement`` is the share of differing top-1 predictions, ``change`` the root mean square change of the scores
-    in units of their standard deviation over images; ``*_noise`` are the same of two groupings into batches.
+    in units of their standard deviation over images; ``*_noise`` are the same as drawing other images makes them.
     """
 
+    images: int
     batch_size: int
     disagreement: float
     change: float
     disagreement_noise: float = 0.0
     change_noise: float = 0.0
+
+
+class Recalibrated(msgspec.Struct, frozen=True, kw_only=True):
+    """What statistics of the batch did in place of the running ones, where those do not fit.
+
+    Attributes:
+        layers: how many there are behind the first that does not fit.
+        distance_before: of their inputs to their running statistics (:meth:`LayerFacts.distance`), with running
+            statistics before them; median over channels and layers, NaN where there are none.
+        distance_after: the same with those of the batch.
+        decided_before: how much the predictions tell with running statistics, from 0 (all alike, or undecided) to 1;
+            ``None`` where the output is no table of scores.
+        decided_after: the same with those of the batch.
+    """
+
+    layers: int
+    distance_before: float
+    distance_after: float
+    decided_before: float | None
+    decided_after: float | None
 
 
 class Padding(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +74,9 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
         calls: by path of a layer called repeatedly, largest shift of the mean between two calls in running standard
             deviations, and largest ratio of variances; medians over channels.
         noise: by path, median over channels of the noise-to-signal ratio of batch statistics at the batch size.
+        noise_batches: in how many batches it was measured.
         modes: running against batch statistics.
+        recalibrated: what statistics of the batch did in their place; ``None`` too where the running ones fit.
         folded: by path of a layer that can be folded into the one before, largest difference that it makes to the
             output of one image, over the output's root mean square; and the spacing of numbers at 1 in its precision.
         padding: constant ends.
@@ -67,7 +90,9 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     between: float | None = None
     calls: dict[str, tuple[float, float]] = {}
     noise: dict[str, float] | None = None
+    noise_batches: int = 0
     modes: ModeChange | None = None
+    recalibrated: Recalibrated | None = None
     folded: dict[str, tuple[float, float]] = {}
     padding: Padding | None = None
     candidates: tuple[Candidate, ...] | None = None

@@ -193,6 +193,16 @@ class LayerFacts:
         mean, square = self.certainty
         return ((mean > z) & (np.abs(self.channels.d) > d)) | ((square > z) & outside(self.channels.r, 1 / r, r))
 
+    def distance(self, mean: Vector, var: Vector) -> Vector:
+        """Squared Wasserstein distance to normal distributions of this mean and variance, in units of running_var.
+
+        By channel. ``d^2`` alone would be served by any change that makes the input vanish.
+        """
+        spread = np.sqrt(var) - np.sqrt(np.maximum(self.running_var, 0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            apart: Vector = ((mean - self.running_mean) ** 2 + spread**2) / (self.running_var + self.eps)
+        return apart
+
     @cached_property
     def variance_ratio(self) -> float:
         """Median over channels of ``running_var / var``: above 1 the layer expects more spread than there is."""
@@ -203,6 +213,7 @@ class LayerFacts:
 class Facts:
     """All that is known of a model, for the rules.
 
+    ``batches`` are the images in each batch that the user made, in order; ``batch_size`` is that of training.
     ``built`` tells that a source of ours has just made it, so that nobody chose its mode; ``exported`` that it is a
     program of torch.export or TorchScript, whose mode is part of it.
     """
@@ -214,6 +225,7 @@ class Facts:
         graph: Graph | None = None,
         data: Data | None = None,
         batch_size: int | None = None,
+        batches: tuple[int, ...] = (),
         averaged: bool = False,
         adapting: bool = False,
         built: bool = False,
@@ -223,6 +235,7 @@ class Facts:
         self.layers = layers
         self.graph: Any = graph
         self.data: Any = data
+        self.batches = batches
         self.batch_size = batch_size
         self.averaged = averaged
         self.adapting = adapting

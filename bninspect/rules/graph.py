@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isinf
 from typing import TYPE_CHECKING
 
 from bninspect.layers import FOLDABLE
@@ -215,7 +216,9 @@ def bn308_not_foldable(facts: Facts, *, change: float = 0.01, spacings: float = 
         return
     for bn in foldable:
         found, spacing = facts.data.folded.get(bn.path, (0.0, 0.0))
-        if found > max(change, spacings * spacing):
+        if isinf(found):
+            yield bn.hit("folding leaves the range of the layer's numbers")
+        elif found > max(change, spacings * spacing):
             yield bn.hit("folding changes the output by more than rounding", relative_change=found)
     rest = [bn for bn in foldable if bn.path not in facts.data.folded]
     inside = tuple(bn.path for bn in rest if bn.node.producer.path and bn.path.startswith(f"{bn.node.producer.path}."))

@@ -29,6 +29,59 @@ def test_bn405_misses_a_single_image_of_many_positions_and_needs_a_batch_size():
     assert "batch size" in reason(look(model, "BN405", None))
 
 
+def rows(sizes, features=20):
+    """A loader of batches of these sizes."""
+    return [torch.randn(size, features) for size in sizes]
+
+
+def table():
+    return nn.Sequential(nn.Linear(20, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def test_bn405_hits_a_last_batch_of_one_image():
+    images = torch.utils.data.TensorDataset(torch.randn(33, 20))
+    batches = [x for (x,) in torch.utils.data.DataLoader(images, batch_size=16)]
+    for model in (table(), train_a_little(table())):  # an untrained model is about to be trained
+        (finding,) = found(model, "BN405", iter(batches))
+        assert (finding.severity, finding.path) == ("error", "1")
+        assert finding.message.startswith("the last batch (of 3) has 1 image")
+        assert "drop_last=True" in finding.fix
+        assert finding.evidence == {"values_per_channel": 1, "batch_size": 1}
+        with pytest.raises(ValueError, match="more than 1 value"):
+            model.train()(batches[-1])
+
+
+def test_bn405_hits_a_small_batch_among_others_and_the_usual_one():
+    (finding,) = found(table(), "BN405", rows([16, 1, 16]))
+    assert finding.message.startswith("batch 2 of 3 has 1 image")
+    (finding,) = found(table(), "BN405", rows([16, 16, 3]))
+    assert (finding.severity, finding.message) == (
+        "info", "the last batch (of 3) has 3 images, and so few values per channel",
+    )  # fmt: skip
+    (finding,) = found(table(), "BN405", rows([4, 4, 4, 2]))
+    assert (finding.severity, finding.evidence["batch_size"], finding.evidence["needed"]) == ("warning", 4, 8)
+
+
+def test_bn405_misses_batches_that_are_large_enough():
+    assert not found(table(), "BN405", rows([16, 16, 9]))
+    report = look(table(), "BN405", rows([33])[0])  # one tensor is no batch of training
+    assert "batch size" in reason(report)
+    assert not found(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "BN405", [torch.randn(1, *IMAGES)] * 2)
+
+
+def test_bn406_hits_the_usual_batch_of_a_loader():
+    model = calibrate(train_a_little(table()), torch.randn(500, 20))
+    (finding,) = found(model, "BN406", rows([2] * 40))
+    assert finding.evidence["batch_size"] == 2
+    assert not found(model, "BN406", rows([64] * 3))
+
+
+def test_bn406_misses_what_few_batches_cannot_show():
+    """In batches of 15 the noise is 0.1, and what four of them show is half of that, or twice."""
+    model = calibrate(train_a_little(table()), torch.randn(2000, 20))
+    assert sum(bool(found(model, "BN406", rows([15] * 4))) for _ in range(40)) <= 1
+
+
 def test_bn406_hits_batches_of_two_and_not_of_thirty_two():
     model = train_a_little(build("resnet18"))
     calibrate(model, smooth(64, 3, 64, 64, seed=1))
@@ -99,6 +152,15 @@ def test_bn408_hits_training_on_one_domain_at_a_time():
 def test_bn408_misses_shuffled_batches():
     batches = list(torch.cat(classes())[torch.randperm(64)].split(8))
     assert not found(trained_on(batches), "BN408", batches)
+
+
+def test_bn408_misses_what_few_images_cannot_show():
+    """The variance of few images is above 1.5 times that of all now and then, where they are very different."""
+    model = train_a_little(nn.Sequential(nn.BatchNorm1d(8)))
+    draw = torch.distributions.StudentT(2.5).sample
+    calibrate(model, draw((20_000, 1)) * torch.ones(8) + 0.1 * torch.randn(20_000, 8))
+    samples = [draw((40, 1)) * torch.ones(8) + 0.1 * torch.randn(40, 8) for _ in range(60)]
+    assert sum(bool(found(model, "BN408", list(x.split(4)))) for x in samples) <= 1
 
 
 def test_variance_within_batches_is_that_of_its_definition():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from bninspect.inspection.check.hooks import moments_of, scores
 from bninspect.observe.forward import forward
 from bninspect.observe.layers import batchnorms, given
 from bninspect.observe.norms import plain
-from bninspect.observe.shadow import set_mode
+from bninspect.observe.shadow import set_mode, shadow
 from bninspect.rules.data_facts import ModeChange
 
 if TYPE_CHECKING:
@@ -25,22 +26,67 @@ if TYPE_CHECKING:
     Inputs = tuple[Any, ...]
 
 _WORTH = 0.05  # share of changed predictions from which their noise is measured
+_FEWEST = 4  # images in the smallest batch that noise is measured in
+
+
+class Sample:
+    """Images that are run with batch statistics, in batches of several sizes; each size once."""
+
+    def __init__(self, model: nn.Module, place: torch.device, inputs: Inputs, what: str) -> None:
+        self.model, self.place, self.inputs, self.what = model, place, inputs, what
+        self.images = len(inputs[0])
+        self._runs: dict[int, BatchRun] = {}
+
+    def batches(self, size: int) -> int:
+        """How many batches of about ``size`` there are."""
+        return max(1, self.images // max(size, 1))
+
+    def run(self, size: int) -> BatchRun:
+        """In batches of about ``size``, of every so many-th image, so that sorted images do not stay together."""
+        batches = self.batches(size)
+        if batches not in self._runs:
+            self._runs[batches] = self.grouped([torch.arange(start, self.images, batches) for start in range(batches)])
+        return self._runs[batches]
+
+    def shuffled(self, size: int) -> BatchRun:
+        """In batches of about ``size`` at random, the same every time."""
+        order = torch.randperm(self.images, generator=torch.Generator().manual_seed(0))
+        return self.grouped(order.tensor_split(self.batches(size)))
+
+    def grouped(self, groups: Sequence[Tensor]) -> BatchRun:
+        """In these batches."""
+        return BatchRun(shadow(self.model, device=self.place), self.place, self.inputs, groups, self.what)
 
 
 class BatchRun:
-    """A shadow in eval mode but for BatchNorm, which uses the statistics of each batch, as in training."""
+    """One run of a shadow in eval mode but for BatchNorm, which uses the statistics of each batch, as in training.
 
-    def __init__(self, twin: nn.Module, place: torch.device) -> None:
-        self.twin, self.place = twin, place
+    Attributes:
+        found: by path, mean and biased variance of each call.
+        table: the scores of all images, in their order; ``None`` where the output is no table of scores.
+        least: the fewest values per channel that a layer was given.
+    """
+
+    def __init__(
+        self, twin: nn.Module, place: torch.device, inputs: Inputs, groups: Sequence[Tensor], what: str
+    ) -> None:
         self.found: dict[str, list[tuple[Float64, Float64]]] = {}
+        self.least = math.inf
         set_mode(twin, "eval")
         for path, module in batchnorms(twin).items():
             if isinstance(module, _BatchNorm) and isinstance(module.running_mean, Tensor):
                 module.register_forward_pre_hook(self._use(path), with_kwargs=True)
+        parts = []
+        for group in groups:
+            inside = tuple(value[group.to(value.device)].to(place) for value in inputs)
+            parts.append(scores(forward(twin, inside, what=what)))
+        self.table = _in_order(parts, groups)
 
     def _use(self, path: str) -> Callable[..., None]:
         def set_statistics(module: Any, args: Any, kwargs: Any) -> None:
-            mean, var = moments_of(plain(given(args, kwargs)))
+            x = plain(given(args, kwargs))
+            self.least = min(self.least, x.numel() / max(x.shape[1], 1))
+            mean, var = moments_of(x)
             self.found.setdefault(path, []).append((mean, var))
             old = module.running_mean
             module.running_mean = torch.from_numpy(mean).to(old)
@@ -48,26 +94,12 @@ class BatchRun:
 
         return set_statistics
 
-    def scores(self, inputs: Inputs, groups: Sequence[Tensor], *, what: str) -> Tensor | None:
-        """Scores of the images of these groups, in their order; ``None`` where the output is no table of scores."""
-        parts = []
-        for group in groups:
-            inside = tuple(value[group.to(value.device)].to(self.place) for value in inputs)
-            parts.append(scores(forward(self.twin, inside, what=what)))
-        if any(part is None or len(part) != len(group) for part, group in zip(parts, groups, strict=True)):
-            return None
-        table = torch.cat([part for part in parts if part is not None])
-        return table[torch.argsort(torch.cat(list(groups)))]
 
-
-def strided(images: int, batches: int) -> list[Tensor]:
-    """Every ``batches``-th image together, so that sorted images do not stay together."""
-    return [torch.arange(start, images, batches) for start in range(batches)]
-
-
-def shuffled(images: int, batches: int) -> list[Tensor]:
-    """Another grouping, at random."""
-    return list(torch.randperm(images).tensor_split(batches))
+def _in_order(parts: Sequence[Tensor | None], groups: Sequence[Tensor]) -> Tensor | None:
+    if any(part is None or len(part) != len(group) for part, group in zip(parts, groups, strict=True)):
+        return None
+    table = torch.cat([part for part in parts if part is not None])
+    return table[torch.argsort(torch.cat(list(groups)))]
 
 
 def change(a: Tensor, b: Tensor) -> tuple[float, float]:
@@ -78,15 +110,35 @@ def change(a: Tensor, b: Tensor) -> tuple[float, float]:
     return disagreement, (difference / spread) ** 0.5 if spread > 0 else 0.0 if difference == 0 else float("inf")
 
 
-def mode_change(running: Tensor, batch: Tensor, run: BatchRun, inputs: Inputs, size: int, *, what: str) -> ModeChange:
-    """Compare scores; where they differ, half of the images are run again in other batches, which shows the noise."""
+def mode_change(running: Tensor, batch: Tensor, sample: Sample, size: int) -> ModeChange:
+    """Compare scores of running and of batch statistics; where they differ, beside what drawing other images makes.
+
+    A batch of one image is no draw from anything: training saw that image by itself as well.
+    """
     disagreement, moved = change(running, batch)
-    noise = (0.0, 0.0)
-    if disagreement > _WORTH:
-        groups = shuffled(len(running), len(running) // size)
-        groups = groups[: max(1, len(groups) // 2)]
-        again = run.scores(inputs, groups, what=what)
-        noise = noise if again is None else change(batch[torch.cat(groups).sort().values], again)
+    noise = sampling_noise(batch, sample, size) if disagreement > _WORTH and size > 1 else (0.0, 0.0)
     return ModeChange(
-        batch_size=size, disagreement=disagreement, change=moved, disagreement_noise=noise[0], change_noise=noise[1]
+        images=sample.images,
+        batch_size=size,
+        disagreement=disagreement,
+        change=moved,
+        disagreement_noise=noise[0],
+        change_noise=noise[1],
     )
+
+
+def sampling_noise(batch: Tensor, sample: Sample, size: int) -> tuple[float, float]:
+    """How predictions and scores differ, by chance, between statistics of all data and of ``size`` images drawn.
+
+    If the variance of a statistic over images is s^2, that of a batch of B images is off from all data by s^2 / B. In
+    two groupings of the same n images, into batches of B and at random of b, what all n have in common is in both and
+    does not show: they differ by s^2 (1 / b + 1 / B - 2 / n). So the one is told from the other, with b small enough
+    that there are some eight independent batches; two halves of the images would show little more than one draw.
+    """
+    fewer = min(size, max(_FEWEST, sample.images // 8))
+    again = sample.shuffled(fewer).table
+    if again is None:
+        return math.inf, math.inf
+    ratio = size * (1 / fewer + 1 / size - 2 / sample.images)
+    disagreement, moved = change(batch, again)
+    return disagreement / ratio**0.5, moved / ratio**0.5

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +15,9 @@ from bninspect.observe.norms import plain
 from bninspect.observe.shadow import set_mode
 from bninspect.rules.data_facts import Candidate
 
+if TYPE_CHECKING:
+    from bninspect.rules.facts import LayerFacts
+
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -23,19 +25,12 @@ class _ArrivedError(BNInspectError):
     """The forward has reached the layer that was waited for."""
 
 
-def candidates(twin: nn.Module, first: str, x: Tensor, layer: Any, what: str) -> tuple[Candidate, ...]:
-    """How far the first BatchNorm is from its statistics for changes of the image ``x``; the forward ends there.
-
-    The squared Wasserstein distance of two normal distributions in units of running_var, mean over channels: d^2 alone
-    would be served by any change that makes the image vanish.
-    """
+def candidates(twin: nn.Module, first: str, x: Tensor, layer: LayerFacts, what: str) -> tuple[Candidate, ...]:
+    """How far the first BatchNorm is from its statistics for changes of the image ``x``; the forward ends there."""
     found: list[float] = []
 
     def stop(_: nn.Module, args: Any, kwargs: Any) -> None:
-        mean, var = moments_of(plain(given(args, kwargs)))
-        spread = np.sqrt(var) - np.sqrt(np.maximum(layer.running_var, 0))
-        apart = ((mean - layer.running_mean) ** 2 + spread**2) / (layer.running_var + layer.eps)
-        found.append(float(apart.mean()))
+        found.append(float(layer.distance(*moments_of(plain(given(args, kwargs)))).mean()))
         raise _ArrivedError
 
     set_mode(twin, "eval")

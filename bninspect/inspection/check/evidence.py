@@ -10,12 +10,13 @@ from torch import nn
 
 import bninspect
 from bninspect.errors import BNInspectError
-from bninspect.inspection.check import batch_mode as _mode
 from bninspect.inspection.check import between_batches as _groups
 from bninspect.inspection.check import candidates as _changes
 from bninspect.inspection.check import fold as _fold
 from bninspect.inspection.check import hooks as _watch
 from bninspect.inspection.check import sample as _sample
+from bninspect.inspection.check.as_trained import Asked, as_trained
+from bninspect.inspection.check.batch_mode import Sample
 from bninspect.observe import graph, meta
 from bninspect.observe.layers import batchnorms, describe, scripted
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from bninspect.layers import BatchNormLayer, Graph
     from bninspect.report import FunctionalCall, Shape, Source, StatsLayer, StatsReport, Tool, Vector
 
-_SMALLEST = 8  # images in a batch whose predictions are compared
 _TRIED = 32  # images that changes of the input are tried on
 
 
@@ -69,7 +69,8 @@ class _Gathering:
         self.name = request.source.model or type(self.model).__name__
         self.place = resolve_device(request.device, self.model)
         self.layers = {path: describe(path, module) for path, module in batchnorms(self.model).items()}
-        self.first, self.pieces, self.user_made = _sample.opened(request.batch, request.source.batch_kind)
+        self.pieces = _sample.Pieces(request.batch, request.source.batch_kind)
+        self.first, self.user_made = self.pieces.first, self.pieces.user_made
         self.notes: list[str] = []
         self.why: dict[str, str] = {}
 
@@ -77,12 +78,15 @@ class _Gathering:
         with undisturbed(self.place):
             seen = self._graph() if "graph" in self.request.needs else None
             data, report = self._data(seen) if "data" in self.request.needs else (None, None)
+            if "BN405" in self.request.wanted:
+                self.pieces.count()
         live = {layer.path: layer for layer in report.layers} if report else {}
         facts = Facts(
             _ordered(self.layers, live, seen, data.square_error if data else {}),
             graph=seen,
             data=data,
-            batch_size=self.request.batch_size,
+            batch_size=self.request.batch_size or self.pieces.usual,
+            batches=tuple(self.pieces.sizes),
             averaged=any(name.rpartition(".")[2] == "n_averaged" for name, _ in self.model.named_buffers()),
             adapting=_adapting(self.model),
             built=self.request.source.model_kind is not None,
@@ -151,7 +155,6 @@ class _Gathering:
         watch = _watch.Watch(twin, repeated, _sample.SAMPLE)
         folding = _fold.Folding(twin, seen) if seen and "BN308" in self.request.wanted else None
         within = _groups.Within()
-        sample: list[tuple[Any, ...]] = []
 
         def on_piece(images: int, so_far: Any) -> None:  # noqa: ARG001
             watch.settle()
@@ -160,7 +163,7 @@ class _Gathering:
 
         report = bninspect.stats(
             twin,
-            _sample.kept(self.pieces, sample),
+            self.pieces.read(),
             device=self.place,
             batch_size=None if self.user_made else self.request.batch_size,
             source=self.request.source,
@@ -168,7 +171,7 @@ class _Gathering:
         )
         self.notes += remarks(twin)
         del twin
-        found = self._figures(watch, within, _sample.joined(sample), report)
+        found = self._figures(watch, within, report, seen)
         return msgspec.structs.replace(found, folded=folding.found if folding else {}), report
 
     def _why_no_data(self) -> str | None:
@@ -180,86 +183,51 @@ class _Gathering:
             return "the model is untrained, and data show nothing of it"
         return None
 
-    def _figures(
-        self, watch: _watch.Watch, within: _groups.Within, sample: tuple[Any, ...], report: StatsReport
-    ) -> Data:
+    def _figures(self, watch: _watch.Watch, within: _groups.Within, report: StatsReport, seen: Graph | None) -> Data:
         why: dict[str, str] = {}
         between = _groups.differing(watch.image_means) if self.user_made else None
         if between is None:
             why["between"] = why["within"] = (
                 "two or more batches are needed, as training would make them: give an iterable of batches"
             )
-        modes, noise = self._batch_mode(watch, sample, why)
+        inputs, errors = self.pieces.joined(), watch.square_errors()
+        layers = _ordered(self.layers, {layer.path: layer for layer in report.layers}, seen, errors)
+        found = as_trained(
+            Asked(self.request.wanted, self.request.batch_size or self.pieces.usual),
+            Sample(self.model, self.place, inputs, self.name),
+            layers,
+            torch.cat(watch.scores) if watch.scores else None,
+            why,
+        )
         return Data(
             num_images=report.num_images or 0,
             batches=within.batches if self.user_made else 1,
-            square_error=watch.square_errors(),
+            square_error=errors,
             within=within.variances(),
             between=between,
             calls=watch.repeated(self.layers),
-            noise=noise,
-            modes=modes,
+            noise=found.noise,
+            noise_batches=found.noise_batches,
+            modes=found.modes,
+            recalibrated=found.recalibrated,
             padding=watch.padding(),
-            candidates=self._candidates(watch, sample, report, why),
+            candidates=self._candidates(watch, inputs, layers, why),
             why=why,
         )
 
-    def _batch_mode(self, watch: _watch.Watch, sample: tuple[Any, ...], why: dict[str, str]) -> Any:
-        """Run a sample with batch statistics: against the running ones, and batch against batch."""
-        images, asked = len(sample[0]), self.request.batch_size
-        running = torch.cat(watch.scores) if watch.scores else None
-        compares = "BN404" in self.request.wanted and running is not None and len(running) == images
-        if running is None:
-            why["modes"] = "the output is no table of scores"
-        measures = "BN406" in self.request.wanted and asked is not None and images >= 4
-        if asked is None:
-            why["noise"] = "the batch size of training is not known: give batch_size (--batch-size)"
-        elif images < 4:
-            why["noise"] = "needs four images"
-        size = min(asked, images // 4) if asked and measures else images // 2
-        if compares and size < _SMALLEST:
-            compares = False
-            why["modes"] = f"batches of {size} images are too small to compare predictions"
-        if not (compares or measures) or not any(layer.running_mean is not None for layer in self.layers.values()):
-            return None, None
-        batches = images // max(size, 1)
-        run = _mode.BatchRun(shadow(self.model, device=self.place), self.place)
-        table = run.scores(sample, _mode.strided(images, batches), what=self.name)
-        noise = self._noise(run, size) if measures else None
-        modes = None
-        if compares and running is not None and table is not None:
-            modes = _mode.mode_change(running, table, run, sample, size, what=self.name)
-        return modes, noise
-
-    def _noise(self, run: _mode.BatchRun, size: int) -> dict[str, float]:
-        """By path; measured at ``size``, scaled to the batch size of training."""
-        scale = size / float(self.request.batch_size or size)
-        return {
-            path: scale * _groups.noise([mean for mean, _ in found], [var for _, var in found], layer.eps or 0.0)
-            for path, found in run.found.items()
-            if len(found) > 1 and (layer := self.layers[path])
-        }
-
     def _candidates(
-        self, watch: _watch.Watch, sample: tuple[Any, ...], report: StatsReport, why: dict[str, str]
+        self, watch: _watch.Watch, sample: tuple[Any, ...], layers: Sequence[LayerFacts], why: dict[str, str]
     ) -> Any:
         """Changes of the input, tried where the first layer does not fit the data."""
         if not watch.image or len(sample) != 1 or watch.first is None:
             why["candidates"] = "the input is no image of three channels"
             return None
-        found = next((layer for layer in report.layers if layer.path == watch.first), None)
-        if found is None or not _off(self.layers[watch.first], found, watch):
+        first = next((bn for bn in layers if bn.path == watch.first and bn.channels is not None), None)
+        if first is None or first.channels.d is None or share(first.far()) <= 0.1:
             why["candidates"] = "the first layer fits the data"
             return None
         twin = shadow(self.model, device=self.place)
-        x = sample[0][:_TRIED].to(self.place)
-        return _changes.candidates(twin, watch.first, x, self.layers[watch.first], self.name)
-
-
-def _off(layer: BatchNormLayer, found: StatsLayer, watch: _watch.Watch) -> bool:
-    """Whether the first layer does not fit the data, by the measure of BN401."""
-    bn = LayerFacts(layer, found, None, watch.square_errors().get(layer.path))
-    return bn.channels is not None and bn.channels.d is not None and share(bn.far()) > 0.1
+        return _changes.candidates(twin, watch.first, sample[0][:_TRIED].to(self.place), first, self.name)
 
 
 def _ordered(

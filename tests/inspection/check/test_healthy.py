@@ -45,7 +45,7 @@ def grave(report):
     return [
         (finding.code, finding.message)
         for finding in report.findings
-        if finding.severity != "info" or "relative_change" in finding.evidence
+        if finding.severity != "info" or finding.message.startswith("folding")
     ]
 
 

@@ -1,0 +1,260 @@
+"""BN404, and what BN401 advises, on really trained networks and fresh images: sampling noise is no finding."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from looks import found, look, reason
+from torch import nn
+
+import bninspect
+from bninspect.inspection.check.as_trained import decided
+from bninspect.inspection.check.batch_mode import Sample, change, sampling_noise
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pink(images, seed, size=16):
+    """Images with a spectrum of 1/f, four classes: which of two colours is brighter, which half in the third one."""
+    generator = torch.Generator().manual_seed(seed)
+    frequency = torch.fft.fftfreq(size).abs()
+    radius = (frequency[:, None] ** 2 + frequency**2).sqrt()
+    radius[0, 0] = 1 / size
+    x = torch.fft.ifft2(torch.fft.fft2(torch.randn(images, 3, size, size, generator=generator)) / radius).real / 12
+    brighter, upper = x[:, 0].mean((1, 2)) > x[:, 1].mean((1, 2)), x[:, 2, :8].mean((1, 2)) > x[:, 2, 8:].mean((1, 2))
+    return x, 2 * brighter + 1 * upper
+
+
+def gratings(images, seed, classes=8, size=12, vary=0.5):
+    """Gratings of as many directions, of any phase; contrast and brightness vary."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, classes, (images,), generator=generator)
+    angle, line = (y * torch.pi / classes)[:, None, None], torch.arange(size).float()
+    phase = 6.3 * torch.rand(images, 1, 1, generator=generator)
+    wave = torch.sin(1.2 * (torch.cos(angle) * line[:, None] + torch.sin(angle) * line) + phase)[:, None]
+    noise = 0.3 * torch.randn(images, 3, size, size, generator=generator)
+    light, contrast = torch.randn(2, images, 1, 1, 1, generator=generator)
+    return torch.exp(vary * contrast) * (wave + noise + vary * light), y
+
+
+def network(classes, depth=2, width=16):
+    layers = []
+    for index in range(depth):
+        layers += [nn.Conv2d(width if index else 3, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
+def train(model, data, steps, *, size=32, singly=False):
+    """Teach a network; ``singly``: in batches of one image, whose gradients are gathered."""
+    x, y = data(3200, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        chosen = torch.randint(0, len(x), (size,), generator=generator)
+        optimizer.zero_grad()
+        for part in chosen.split(1 if singly else size):
+            loss = nn.functional.cross_entropy(model.train()(x[part]), y[part])
+            (loss * len(part) / size).backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return train(network(4), pink, 300)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    torch.manual_seed(0)
+    return train(network(8, depth=4), gratings, 200)
+
+
+def test_bn404_misses_fresh_images_of_the_same_kind(small):
+    """The noise of two groupings of the same images let two or three of these pass."""
+    alarms = [seed for seed in range(100, 220) if found(small, "BN404", pink(64 if seed % 2 else 48, seed)[0])]
+    assert alarms == []
+
+
+def test_bn404_hits_the_same_network_with_other_statistics(small):
+    spoiled = copy.deepcopy(small)
+    spoiled[4].running_mean += 3 * spoiled[4].running_var.sqrt()
+    hits = [found(spoiled, "BN404", pink(64, seed)[0]) for seed in range(100, 110)]
+    assert [finding.severity for findings in hits for finding in findings] == 10 * ["warning"]
+
+
+def test_bn404_misses_a_shift_that_thousands_of_images_show_and_a_batch_does_not(small):
+    x = [pink(1500, seed)[0] + 0.03 for seed in range(12)]
+    assert all(bninspect.stats(small, images).layers[0].z_max > 5 for images in x)
+    assert sum(bool(found(small, "BN404", images)) for images in x) == 0
+    assert found(small, "BN404", pink(1500, 0)[0] + 1)
+
+
+def test_bn404_misses_what_few_images_cannot_show():
+    """Rare bright images make up most of the variance, and are in few samples: predictions change without a fault."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 6, bias=False)).eval()
+
+    def rows(count):
+        return torch.randn(count, 8) + 12 * (torch.rand(count, 1) < 0.004) * torch.randn(8)
+
+    var, mean = torch.var_mean(torch.cat([rows(1000) for _ in range(50)]), 0)
+    model[0].running_mean.copy_(mean), model[0].running_var.copy_(var)
+    nn.init.uniform_(model[0].weight), nn.init.uniform_(model[0].bias)
+    assert not any(found(model, "BN404", rows(64)) for _ in range(60))
+
+
+@pytest.mark.parametrize(("images", "size"), [(64, 32), (48, 24), (64, 8), (128, 16)])
+def test_the_sampling_noise_is_that_of_independent_draws(images, size):
+    """Against the truth, which is known here: scores with the statistics of all data, beside those of a batch."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 4)).eval()
+    true, told = 0.0, 0.0
+    for _ in range(150):
+        x = torch.randn(images, 6, generator=generator)
+        sample = Sample(model, torch.device("cpu"), (x,), "model")
+        batch = sample.run(size).table
+        with torch.no_grad():
+            true += change(model(x).unsqueeze(2), batch)[1] ** 2
+        told += sampling_noise(batch, sample, size)[1] ** 2
+    assert told / true == pytest.approx(1, abs=0.2)
+
+
+def varied(images, seed):
+    """Images that differ from each other so much that their own statistics are not those of all."""
+    return gratings(images, seed, classes=4, vary=1.0)
+
+
+@pytest.fixture(scope="module")
+def singly():
+    torch.manual_seed(2)
+    return train(network(4), varied, 150, size=16, singly=True)
+
+
+def test_bn404_hits_training_with_single_images(singly):
+    x, y = varied(64, 9)
+    table = Sample(singly, torch.device("cpu"), (x,), "model").run(1).table[..., 0]
+    with torch.no_grad():
+        right = singly(x).argmax(1) == y
+        one_by_one = torch.cat([copy.deepcopy(singly).train()(image[None]) for image in x])
+    torch.testing.assert_close(table, one_by_one, rtol=1e-3, atol=1e-4)
+    assert (table.argmax(1) == y).float().mean() > right.float().mean() + 0.1
+    for batch, options in ((x, {"batch_size": 1}), (list(x.split(1)), {})):
+        (finding,) = found(singly, "BN404", batch, **options)
+        assert "those of single images" in finding.message
+        assert finding.evidence["batch_size"] == 1
+        assert finding.evidence["disagreement"] == pytest.approx(
+            float((table.argmax(1) != singly(x).argmax(1)).float().mean())
+        )
+        assert finding.evidence["change_noise"] == 0
+
+
+def test_bn404_misses_single_images_whose_statistics_are_the_running_ones(singly):
+    """As where each image was standardised before the layer."""
+    x, _ = varied(64, 9)
+    x = nn.functional.instance_norm(x)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).eval()
+    nn.init.uniform_(model[0].weight), nn.init.uniform_(model[0].bias)
+    assert not found(model, "BN404", x, batch_size=1)
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)).eval()
+    nn.init.uniform_(model[1].weight), nn.init.uniform_(model[1].bias)
+    assert "one value per channel" in reason(look(model, "BN404", torch.randn(64, 5), batch_size=1))
+
+
+def cure(model, x, code="BN401"):
+    (fix,) = {finding.fix for finding in found(model, code, x)}
+    return fix
+
+
+def shifted(model, by):
+    """Gamma of another convention: stored as the difference from 1, or read as if it were."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data += by
+    return model
+
+
+def accuracy(model, x, y):
+    with torch.no_grad():
+        return float((model(x).argmax(1) == y).float().mean())
+
+
+def recalibrated(model, x):
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(x)
+    return model.eval()
+
+
+def test_bn401_and_bn404_advise_no_recalibration_where_gamma_is_of_another_convention(deep):
+    x, y = gratings(64, 9)
+    wrong = shifted(deep, -1)
+    assert accuracy(deep, x, y) > 0.8
+    assert accuracy(recalibrated(wrong, x), x, y) < 0.5
+    for code in ("BN401", "BN404"):
+        assert cure(wrong, x, code).startswith("Look at the weights: recalibrating was tried and does not help")
+
+
+def test_bn401_advises_recalibration_where_that_is_the_cure(deep):
+    x, y = gratings(64, 9)
+
+    def spoiled(spoil):
+        model = copy.deepcopy(deep)
+        spoil([module for module in model.modules() if isinstance(module, nn.BatchNorm2d)])
+        return model
+
+    def all_four_times(norms):
+        for norm in norms:
+            norm.running_var *= 4
+
+    def all_new(norms):
+        for norm in norms:
+            norm.reset_running_stats()
+
+    def one_mean(norms):
+        norms[1].running_mean += 1.5 * norms[1].running_var.sqrt()
+
+    for spoil in (all_four_times, all_new, one_mean):
+        model = spoiled(spoil)
+        assert accuracy(recalibrated(model, x), x, y) > 0.8
+        assert cure(model, x).startswith("Recalibrate the statistics")
+    assert cure(deep, 3 * x + 1).startswith("Recalibrate the statistics")
+
+
+def test_decided_is_the_information_of_its_definition():
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], dtype=torch.float64)
+    mean = p.mean(0)
+    slow = (sum(p[i, j] * torch.log(p[i, j] / mean[j]) for i in range(2) for j in range(3)) / 2) / torch.log(
+        torch.tensor(3.0)
+    )
+    assert decided(p.log().unsqueeze(2)) == pytest.approx(float(slow), rel=1e-6)
+    assert decided(p.unsqueeze(2)) == pytest.approx(float(slow), rel=1e-6)
+    assert decided(torch.zeros(4, 3, 1)) == pytest.approx(0)
+    assert decided(1e3 * torch.eye(3).unsqueeze(2)) == pytest.approx(1)
+
+
+def test_errors_of_zero_give_no_infinite_numbers():
+    """Images that are all the same: the error over images is zero."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)).eval()
+    nn.init.uniform_(model[0].weight)
+    image = 5 + torch.arange(3 * 64.0).view(1, 3, 8, 8)
+    report = bninspect.check(model, image.repeat(40, 1, 1, 1))
+    numbers = [value for finding in report.findings for place in finding.layers for value in place.evidence.values()]
+    assert "BN401" in {finding.code for finding in report.findings}
+    assert all(abs(value) < float("inf") for value in numbers)
