@@ -25,13 +25,15 @@ def bn401_running_stats_mismatch(
     in evaluation. All layers run with running statistics here, as in evaluation.
 
     Do: recalibrate the statistics; then look for the cause: only the first layer: preprocessing (BN402); growing with
-    depth: averaged weights (BN403); behind dropout (BN302); few updates (BN113). Where that was tried and did not help,
-    the weights are at fault, and it says so.
+    depth: averaged weights (BN403); behind dropout (BN302); few updates (BN113).
 
     Hit: weights trained on images in [0, 1], fed with images in [0, 255].
 
     Miss: a batch of the training distribution. A true shift of the domain does hit: that is the message. Below 32
     images it is only told.
+
+    Before recalibration is advised it is tried, with statistics of the batch; where the layers behind and the
+    predictions are no more like trained ones, the weights are named instead.
 
     Thresholds: a channel counts where the mean is off by z standard errors over images and |d| exceeds d (0.5 moves a
     ReLU's rate from 50 to 69 %), or the mean square around running_mean by as many and the root r of the ratio of
@@ -51,9 +53,9 @@ def bn401_running_stats_mismatch(
         text = "the running statistics are far from those of the data"
         if broken:
             text = "the running statistics have nothing to do with the data"
-        errors = {"z_max": bn.live.z_max, "z_square_max": _greatest(bn.certainty[1][far])}
+        worst = _greatest(bn.certainty[1][far])
         yield bn.hit(text, far, severity, cure, d_max=bn.live.d_max, d_median=bn.live.d_median,
-                     r_median=bn.live.r_median, **errors)  # fmt: skip
+                     r_median=bn.live.r_median, z_max=bn.live.z_max, z_square_max=worst)  # fmt: skip
 
 
 def _greatest(values: Any) -> float | None:
