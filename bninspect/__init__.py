@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bninspect.inspection.check import check
     from bninspect.inspection.diff import diff
+    from bninspect.inspection.recalibrate import recalibrate
     from bninspect.inspection.stats import stats
     from bninspect.inspection.summary import summary
 
-__all__ = ["check", "diff", "stats", "summary"]
+__all__ = ["check", "diff", "recalibrate", "stats", "summary"]
 __version__ = "0.1.0"
 
 

@@ -12,11 +12,12 @@ from bninspect.errors import BNInspectError
 from bninspect.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content``; until that has reached the disk, the old file is intact.
+def write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
+    """Replace ``path`` by ``content``, which may come in pieces; until it has reached the disk, the old file is intact.
 
     A device or a pipe (``/dev/stdout``) is written to as it is. What a killed run left beside the target is removed.
 
@@ -24,11 +25,12 @@ def write(path: Path, content: str | bytes) -> None:
         BNInspectError: the folder does not exist or cannot be written, or the disk is full.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    pieces = [data] if isinstance(data, bytes) else data
     try:
         if _is_special(path):
-            path.write_bytes(data)
+            path.write_bytes(b"".join(pieces))
         else:
-            _replace(path, data)
+            _replace(path, pieces)
     except OSError as error:
         raise BNInspectError(f"{printable(str(path))} cannot be written: {error.strerror or error}") from error
 
@@ -54,13 +56,13 @@ def _is_special(path: Path) -> bool:
     return not stat.S_ISREG(mode)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, pieces: Iterable[bytes]) -> None:
     _sweep(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_prefix(path)}{os.getpid()}-", suffix=".tmp")
     temporary = path.with_name(os.path.basename(name))  # noqa: PTH119  # a name, not a path to resolve
     try:
         with open(handle, "wb") as file:  # noqa: PTH123  # an open descriptor has no path
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())

@@ -20,6 +20,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line says about a batch beside its name.
 
     ``transforms`` are named by the user, those of torchvision's weights; ``own`` gives the model's, with their name.
+    With ``labels`` a loader's pieces are lists ``[input, labels]`` where it gives labels.
     """
 
     key: str | None = None
@@ -31,10 +32,14 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     own: Callable[[], tuple[str, Callable[[Any], Tensor]]] | None = None
     workers: int = 0
     max_batches: int | None = None
+    labels: bool = False
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch: ``data`` is a tensor, or an iterable of tensors, or of tuples of them for a model of several inputs."""
+    """A batch: ``data`` is a tensor, or an iterable of tensors, or of tuples of them for a model of several inputs.
+
+    What streams can be gone through again where its source can.
+    """
 
     name: str
     kind: str

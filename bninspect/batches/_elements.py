@@ -8,6 +8,7 @@ from bninspect.errors import SourceError
 from bninspect.text import printable
 
 _INPUT_NAMES = ("image", "images", "pixel_values", "x", "input", "inputs")
+_LABEL_NAMES = ("label", "labels", "target", "targets", "y")
 _DEPTH = 20
 
 
@@ -23,6 +24,17 @@ def pick(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
         raise SourceError(f"the batch {shown} is a sparse, nested or quantized tensor: save a dense one")
     return name, tensor.detach()
+
+
+def labels_of(content: Any, images: Any) -> Any:
+    """The classes of the images, one number for each, where a step of a loader has them; else ``None``."""
+    found: Any
+    if isinstance(content, dict):
+        found = next((content[name] for name in _LABEL_NAMES if name in content), None)
+    else:
+        found = content[1] if isinstance(content, (list, tuple)) and len(content) > 1 else None
+    fits = _is_tensor(found) and found.dim() == 1 and images.dim() > 1 and len(found) == len(images)
+    return found if fits and not found.is_floating_point() and not found.is_complex() else None
 
 
 def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:

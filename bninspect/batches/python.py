@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from bninspect._imports import load_object, looks_like_object
 from bninspect.batches import Batch, BatchOptions
-from bninspect.batches._elements import pick
+from bninspect.batches._elements import labels_of, pick
 from bninspect.errors import SourceError
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 SCHEME = "py"
 
@@ -32,8 +33,10 @@ def load(value: str, options: BatchOptions) -> Batch:
 
     shown = printable(value)
     found = load_object(value)
+    again = None
     if callable(found) and not hasattr(found, "__iter__"):
-        found = _called(found, shown)
+        again = partial(_called, found, shown)
+        found = again()
     if isinstance(found, (Tensor, dict, tuple)):
         element, tensor = pick(found, options.key, shown)
         return Batch(
@@ -41,19 +44,60 @@ def load(value: str, options: BatchOptions) -> Batch:
         )
     if not hasattr(found, "__iter__"):
         raise SourceError(f"{shown} is a {type(found).__name__}: a loader, an iterable or a tensor was expected")
-    return streamed(value, "python", found, options)
+    return streamed(value, "python", found, options, again)
 
 
-def streamed(name: str, kind: str, source: Iterable[Any], options: BatchOptions) -> Batch:
-    """A batch whose pieces come one after another; of each, the same element is taken."""
-    shown = printable(name)
-    steps = islice(_steps(source, shown), options.max_batches)
-    first = next(steps, None)
-    if first is None:
-        raise SourceError(f"the batch {shown} is empty: it gave no piece")
-    element, _ = pick(first, options.key, shown)
-    pieces = (pick(step, options.key, shown)[1] for step in chain([first], steps))
-    return Batch(name=name, kind=kind, data=pieces, element=element)
+def streamed(
+    name: str, kind: str, source: Iterable[Any], options: BatchOptions, again: Callable[[], Iterable[Any]] | None = None
+) -> Batch:
+    """A batch whose pieces come one after another; of each, the same element is taken.
+
+    Args:
+        name: as the user wrote it.
+        kind: for the report.
+        source: what gives the pieces.
+        options: what the command line says.
+        again: makes the source anew, for going through it a second time; default: it is asked for another iterator.
+    """
+    stream = _Stream(source, again, options, printable(name))
+    return Batch(name=name, kind=kind, data=stream, element=stream.element)
+
+
+class _Stream:
+    """The pieces of a source, which is begun at once, and anew for each time that they are gone through after that."""
+
+    def __init__(
+        self, source: Iterable[Any], again: Callable[[], Iterable[Any]] | None, options: BatchOptions, shown: str
+    ) -> None:
+        self.source, self.again, self.options, self.shown = source, again, options, shown
+        steps = self._steps(source)
+        first = next(steps, None)
+        if first is None:
+            raise SourceError(f"the batch {shown} is empty: it gave no piece")
+        self.element, _ = pick(first, options.key, shown)
+        self._begun: Iterator[Any] | None = chain([first], steps)
+
+    def __iter__(self) -> Iterator[Any]:
+        begun, self._begun = self._begun, None
+        return map(self._piece, begun if begun is not None else self._steps(self._anew()))
+
+    def _anew(self) -> Iterable[Any]:
+        if self.again is not None:
+            return self.again()
+        if iter(self.source) is self.source:
+            raise SourceError(
+                f"{self.shown} is a {type(self.source).__name__}, which can be gone through once, and several passes "
+                "are needed: give the function that makes it, a list or a DataLoader"
+            )
+        return self.source
+
+    def _steps(self, source: Iterable[Any]) -> Iterator[Any]:
+        return islice(_steps(source, self.shown), self.options.max_batches)
+
+    def _piece(self, step: Any) -> Any:
+        tensor = pick(step, self.options.key, self.shown)[1]
+        labels = labels_of(step, tensor) if self.options.labels else None
+        return tensor if labels is None else [tensor, labels]
 
 
 def _called(function: Any, shown: str) -> Any:

@@ -38,8 +38,11 @@ class ShapeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
         return tuple(int(part) for part in parts)
 
 
-def output_options(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--format``, ``--output`` and ``--color`` for a command whose reports have this schema."""
+def output_options(schema: str, *, file: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--format``, ``--output`` and ``--color`` for a command whose reports have this schema.
+
+    Without ``file`` there is no ``--output``: the command writes something else to a file.
+    """
     choices = click.Choice(sorted(_plugins.formats(schema)))
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +56,7 @@ def output_options(schema: str) -> Callable[[Callable[..., Any]], Callable[..., 
                 envvar="BNINSPECT_COLOR",
                 help="Colours; auto obeys NO_COLOR and FORCE_COLOR.",
             ),
-            click.option("-o", "--output", metavar="FILE", help="Write to a file, whole or not at all."),
+            *([click.option("-o", "--output", metavar="FILE", help="Write to a file, whole or not at all.")] * file),
             click.option(
                 "--format",
                 "fmt",
@@ -132,6 +135,25 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         help="Shape of an input without the batch dimension; repeatable, for models of several inputs.",
     )(command)
+
+
+def batch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What says more about SOURCE than its name; :func:`find_batch` takes them all."""
+    for option in (
+        click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:K; default cpu."),
+        input_options,
+        click.option("--seed", type=int, default=0, show_default=True, help="Of random batches and random weights."),
+        click.option("--max-batches", type=click.IntRange(1), metavar="K", help="Stop a loader or a folder after K."),
+        click.option(
+            "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images."
+        ),
+        click.option(
+            "--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default the model's."
+        ),
+        click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input."),
+    ):
+        command = option(command)
+    return command
 
 
 tolerance_option = click.option(
@@ -235,7 +257,7 @@ def _filled(model: Model, settings: Mapping[str, Any]) -> Model:
         raise click.UsageError(f"--checkpoint fills a model that can run, and {printable(model.name)} is a file")
     if settings["weights"]:
         raise click.UsageError("--weights and --checkpoint both fill the model: give one of them")
-    return with_values(model, settings["checkpoint"], strict=settings["strict"])
+    return with_values(model, settings["checkpoint"], strict=settings["strict"], which=settings.get("which"))
 
 
 def with_remarks(report: Any, model: Model) -> Any:
@@ -274,7 +296,12 @@ def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:
     source, value = batches.find(text, _plugins.plugins("batches", "SCHEME"))
     names = ("key", "shapes", "dtypes", "seed", "transforms", "workers", "max_batches")
     own = model.transforms if model else None
-    wanted = batches.BatchOptions(**{name: settings[name] for name in names}, size=settings["batch_size"], own=own)
+    wanted = batches.BatchOptions(
+        **{name: settings[name] for name in names},
+        size=settings["batch_size"],
+        own=own,
+        labels=settings.get("labels", False),
+    )
     found: Batch = source.load(value, wanted)
     return found
 

@@ -76,7 +76,10 @@ class Records:
 
 
 class Archive:
-    """The directory of a zip file; ``names`` are those of all records but the numbered ones below ``folder``."""
+    """The directory of a zip file; ``names`` are those of all records but the numbered ones below ``folder``.
+
+    ``offsets`` and ``entries`` say where each record and its entry in the directory begin in the file.
+    """
 
     def __init__(self, file: Opened) -> None:
         self.file = file
@@ -85,6 +88,7 @@ class Archive:
             raise Refused(f"its zip directory has more than {limits.ENTRIES:,} entries, or absurdly long ones")
         raw = file.read(start, size)
         at = _positions(raw, count)
+        self.entries = start + at
         source = np.frombuffer(raw, np.uint8)
         entries = fields(source, at, _ENTRY)
         if np.any(entries["magic"] != _ENTRY_MAGIC):

@@ -50,6 +50,10 @@ class ZipStorages:
         """Where the storages' bytes lie."""
         return self.archive.records(self._indices(storages))
 
+    def place(self, storage: Storage) -> int:
+        """Where a storage's record stands in the archive's directory."""
+        return self._indices([storage]).item(0)
+
     def _indices(self, storages: Sequence[Storage]) -> Numbers:
         keys = [storage.key for storage in storages]
         if self._folder != self.archive.folder or not all(type(key) is int for key in keys):

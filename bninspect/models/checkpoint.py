@@ -60,13 +60,14 @@ def load(value: str, options: ModelOptions) -> StoredModel | LiveModel:
     )
 
 
-def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveModel:
+def with_values(model: LiveModel, path: str, *, strict: bool = True, which: str | None = None) -> LiveModel:
     """The model with the values of a file: its ``build()`` makes it and then fills it.
 
     Args:
         model: says what the layers are; values of its own are not loaded.
         path: a file of any kind that :func:`load` takes; none of it is run.
         strict: refuse where keys are missing, unexpected or of another shape; else fill what fits, and remark the rest.
+        which: the set of weights that is meant, where the file holds several; default the one that fits best.
 
     Raises:
         SourceError: from ``build()``, where the file cannot be read, or does not fit; at once where it is an address.
@@ -76,7 +77,7 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveMode
 
     def build() -> nn.Module:
         net = (model.outline or model.build)()
-        remarks.extend(_fill(net, model.name, path, strict=strict))
+        remarks.extend(_fill(net, model.name, path, strict=strict, which=which))
         return net
 
     return LiveModel(
@@ -89,13 +90,13 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True) -> LiveMode
     )
 
 
-def _fill(net: nn.Module, name: str, path: str, *, strict: bool) -> list[str]:
+def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | None) -> list[str]:
     import torch
 
     from bninspect.models.stored.reading import read_state
 
     own = net.state_dict()
-    found = read_state(path, own.keys())
+    found = read_state(path, own.keys(), which)
     values = {key: torch.from_numpy(value) for key, value in found.values.items() if _has_shape(own[key], value.shape)}
     faults = _faults(own, {key: tuple(value.shape) for key, value in found.values.items()}, found.unexpected)
     if faults and (strict or not values):

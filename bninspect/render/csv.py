@@ -6,15 +6,15 @@ import csv
 import io
 from typing import TYPE_CHECKING, Any
 
-from bninspect.render._view import listed
+from bninspect.render._view import EVERY, listed
 from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.report import CheckReport, Report, StatsLayer, StatsReport
+    from bninspect.report import CheckReport, Report, StatsLayer, StatsReport, Struct
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
+SCHEMAS = EVERY
 
 
 def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: ARG001
@@ -51,9 +51,14 @@ def _findings(report: CheckReport) -> Iterator[list[Any]]:
 
 
 def _fields(report: Any) -> tuple[str, ...]:
-    from bninspect.report import Difference, StatsLayer, SummaryLayer
+    from bninspect.report import Difference, RecalibratedLayer, StatsLayer, SummaryLayer
 
-    rows = {"bninspect.summary": SummaryLayer, "bninspect.stats": StatsLayer, "bninspect.diff": Difference}
+    rows: dict[str, type[Struct]] = {
+        "bninspect.summary": SummaryLayer,
+        "bninspect.stats": StatsLayer,
+        "bninspect.diff": Difference,
+        "bninspect.recalibrate": RecalibratedLayer,
+    }
     return rows[report.schema].__struct_fields__
 
 

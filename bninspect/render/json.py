@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bninspect.render._view import EVERY
+
 if TYPE_CHECKING:
     from bninspect.report import Report
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
+SCHEMAS = EVERY
 
 
 def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: ARG001

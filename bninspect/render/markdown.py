@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from bninspect.render._view import view
+from bninspect.render._view import EVERY, view
 from bninspect.text import printable
 
 if TYPE_CHECKING:
     from bninspect.render._view import Entry, Table
     from bninspect.report import Report
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
+SCHEMAS = EVERY
 
 
 def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: ARG001

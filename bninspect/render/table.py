@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from bninspect._collector import without_collections
-from bninspect.render._view import Column, Table, View, view
+from bninspect.render._view import EVERY, Column, Table, View, view
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bninspect.render._view import Entry
     from bninspect.report import Report
 
-SCHEMAS = ("bninspect.summary", "bninspect.stats", "bninspect.check", "bninspect.diff")
+SCHEMAS = EVERY
 _UNBOUNDED = 100_000
 _GAP = 3  # between two columns
 _MANY = 1000  # rows, above which a table is laid out here: rich takes a minute for a hundred thousand

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from bninspect.report.check import CheckReport, Finding, Place, Severity, Silent
 from bninspect.report.diff import Difference, DiffReport, Tolerance
-from bninspect.report.header import FunctionalCall, LayerRef, Mode, Shape, Shapes, Source, Struct, Tool, Vector
+from bninspect.report.header import Float64, FunctionalCall, LayerRef, Mode, Shape, Shapes, Source, Struct, Tool, Vector
+from bninspect.report.recalibrate import (
+    How,
+    LeftLayer,
+    Predictions,
+    RecalibratedChannels,
+    RecalibratedLayer,
+    RecalibrateReport,
+)
 from bninspect.report.stats import Channels, StatsLayer, StatsReport
 from bninspect.report.summary import SummaryLayer, SummaryReport, SummaryTotals, Trainable
 
 __all__ = [
-    "Channels", "CheckReport", "DiffReport", "Difference", "Finding", "FunctionalCall", "LayerRef", "Mode", "Place",
-    "Report", "Severity", "Shape", "Shapes", "Silent", "Source", "StatsLayer", "StatsReport", "Struct", "SummaryLayer",
-    "SummaryReport", "SummaryTotals", "Tolerance", "Tool", "Trainable", "Vector",
+    "Channels", "CheckReport", "DiffReport", "Difference", "Finding", "Float64", "FunctionalCall", "How",
+    "LayerRef", "LeftLayer", "Mode", "Place", "Predictions", "RecalibrateReport", "RecalibratedChannels",
+    "RecalibratedLayer", "Report", "Severity", "Shape", "Shapes", "Silent", "Source", "StatsLayer", "StatsReport",
+    "Struct", "SummaryLayer", "SummaryReport", "SummaryTotals", "Tolerance", "Tool", "Trainable", "Vector",
 ]  # fmt: skip
 
-Report = SummaryReport | StatsReport | CheckReport | DiffReport
+Report = SummaryReport | StatsReport | CheckReport | DiffReport | RecalibrateReport

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bninspect.moments import cpu
 from bninspect.observe.layers import batchnorms, given
 from bninspect.observe.norms import plain
+from bninspect.observe.outputs import scores as scores  # noqa: PLC0414  # for batch_mode as well
 from bninspect.rules.data_facts import Padding
 from bninspect.rules.facts import median
 
@@ -173,17 +174,3 @@ def moments_of(x: Tensor) -> tuple[Float64, Float64]:
     both = torch.var_mean(x.float(), [0, *range(2, x.dim())], correction=0)
     var, mean = torch.stack(both).double().cpu().numpy()
     return mean, var
-
-
-def scores(output: Any) -> Tensor | None:
-    """The table of scores ``[N, classes, positions]`` of a model's output; ``None`` if there is none."""
-    if isinstance(output, dict):
-        output = next((output[name] for name in ("logits", "out") if name in output), next(iter(output.values()), None))
-    elif hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, (list, tuple)):
-        output = output[0] if output else None
-    if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() < 2 or output.shape[1] < 2:
-        return None
-    table = output.detach().flatten(2) if output.dim() > 2 else output.detach().unsqueeze(2)
-    return table[..., :: max(1, table.shape[2] // _POSITIONS)].float().cpu()

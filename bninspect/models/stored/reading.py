@@ -59,20 +59,21 @@ def read(path: str) -> StoredFile:
     return StoredFile(layers=values, kind=found.kind, evidence=found.evidence, notes=notes)
 
 
-def read_state(path: str, keys: Collection[str]) -> StoredState:
+def read_state(path: str, keys: Collection[str], which: str | None = None) -> StoredState:
     """All values of the file's state dict that fits ``keys``, a model's own, best; nothing is executed or imported.
 
     Args:
         path: a file of any kind that :func:`read` takes.
         keys: of the model's state dict.
+        which: the name of the set of weights that is meant, where the file holds several, or a part of it.
 
     Raises:
-        SourceError: as for :func:`read`.
+        SourceError: as for :func:`read`; also where there is no such set.
     """
     from bninspect.models.stored.whole import read_whole
 
     with reading(path) as open_file:
-        return read_whole(path, open_file, keys)
+        return read_whole(path, open_file, keys, which)
 
 
 def read_all(path: str) -> dict[str, Values]:

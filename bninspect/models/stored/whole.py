@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from bninspect.files.dtypes import SIZES
@@ -13,13 +14,14 @@ from bninspect.report import Struct, Vector
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from bninspect.files.opened import Opened
     from bninspect.models.stored.kinds import State
 
 Values = Vector | dict[str, Vector]
 _PREFIXES = ("module.", "_orig_mod.", "model.", "")
+_COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel, beside the model's keys and without its prefix
 _ALL = 1 << 40  # elements: what is stored bounds them, whatever is shown
 
 
@@ -37,25 +39,83 @@ class StoredState(Struct, frozen=True, kw_only=True):
     place: str
 
 
-def read_whole(path: str, open_file: Callable[[str], Opened], keys: Collection[str]) -> StoredState:
-    """The state dict of the file whose keys fit ``keys`` best, wrappers' prefixes taken off.
+class Sets:
+    """The state dicts of a file, and how well each fits a model; keys may have wrappers' prefixes.
 
     Raises:
-        Refused: the file cannot be read, or a tensor in it holds no plain values.
+        Refused: there are none.
+    """
+
+    def __init__(self, states: Mapping[str, State], keys: Collection[str]) -> None:
+        wanted = frozenset(keys)
+        self.states = states
+        self.fits = {
+            section: max(((_fit(state, prefix, wanted), prefix) for prefix in _prefixes(state[0])), key=itemgetter(0))
+            for section, state in states.items()
+        }
+        if not states:
+            raise Refused("it holds no tensors")
+
+    def best(self, which: str | None = None) -> tuple[str, str]:
+        """The section and the prefix of the set that fits best, of those that ``which`` names."""
+        section = max(self._named(which), key=lambda section: self.fits[section][0])
+        return section, self.fits[section][1]
+
+    def only(self, which: str | None = None) -> tuple[str, str]:
+        """The same, where there is no choice.
+
+        Raises:
+            Refused: several fit as well, or none does.
+        """
+        section, prefix = self.best(which)
+        most = self.fits[section][0]
+        alike = [name for name in self._named(which) if self.fits[name][0] == most]
+        if not most or len(alike) > 1:
+            fault = f"it holds {len(alike)} sets of weights" if most else "it holds no weights of this model"
+            hint = f": say which by --set, one of {_listed(alike)}" if most else ""
+            raise Refused(fault + hint)
+        return section, prefix
+
+    def _named(self, which: str | None) -> list[str]:
+        """The sections of that name, or with it in theirs."""
+        if which is None:
+            return list(self.states)
+        found = [section for section in self.states if section == which]
+        found = found or [section for section in self.states if self.fits[section][0] and which in section]
+        if not found:
+            known = [section for section, (fit, _) in self.fits.items() if fit]
+            raise Refused(f"it holds no set of weights '{printable(which, 60)}', but {_listed(known)}")
+        return found
+
+
+def _listed(sections: Collection[str]) -> str:
+    shown = [f"'{printable(section, 60)}'" if section else "the outermost" for section in list(sections)[:6]]
+    return ", ".join(shown) or "none"
+
+
+def read_whole(
+    path: str, open_file: Callable[[str], Opened], keys: Collection[str], which: str | None = None
+) -> StoredState:
+    """The state dict of the file whose keys fit ``keys`` best, wrappers' prefixes taken off.
+
+    Args:
+        path: the file.
+        open_file: a way to open it, and others beside it.
+        keys: of the model's state dict.
+        which: the name of the set of weights that is meant, or a part of it.
+
+    Raises:
+        Refused: the file cannot be read, holds no such set, or a tensor in it holds no plain values.
     """
     states = contents(path, open_file, everything=True).states
-    choices = [(section, prefix) for section in states for prefix in _prefixes(states[section][0])]
-    if not choices:
-        raise Refused("it holds no tensors")
-    wanted = frozenset(keys)
-    section, prefix = max(choices, key=lambda choice: _fit(states[choice[0]], choice[1], wanted))
+    section, prefix = Sets(states, keys).best(which)
     renamed, holders = _renamed(states[section], prefix)
-    known = {key: tensor for key, tensor in renamed.items() if key in wanted}
+    known = {key: tensor for key, tensor in renamed.items() if key in frozenset(keys)}
     values = _values(known, holders)
     return StoredState(
         values=values,
-        unexpected=tuple(key for key in renamed if key not in wanted),
-        place=_place(section, prefix, len(states)),
+        unexpected=tuple(key for key in renamed if key not in known),
+        place=_place(section, prefix, len(states) if which is None else 1),
     )
 
 
@@ -76,7 +136,7 @@ def read_everything(path: str, open_file: Callable[[str], Opened]) -> dict[str, 
 
 def _prefixes(tensors: Collection[str]) -> list[str]:
     """The wrappers' prefixes, one after another, that all keys begin with; the empty one first."""
-    found = [""]
+    found, tensors = [""], [key for key in tensors if key not in _COUNTERS]
     while longer := [
         found[-1] + one for one in _PREFIXES if one and all(k.startswith(found[-1] + one) for k in tensors)
     ]:
@@ -92,9 +152,10 @@ def _fit(state: State, prefix: str, wanted: frozenset[str]) -> int:
 
 def _renamed(state: State, prefix: str) -> tuple[dict[str, object], dict[str, object]]:
     tensors, holder = state
-    renamed: dict[str, object] = {key[len(prefix) :]: tensor for key, tensor in tensors.items()}
+    named = [key for key in tensors if not prefix or key not in _COUNTERS]
+    renamed: dict[str, object] = {key[len(prefix) :]: tensors[key] for key in named}
     each = holder if isinstance(holder, dict) else dict.fromkeys(tensors, holder)
-    return renamed, {key[len(prefix) :]: one for key, one in each.items()}
+    return renamed, {key[len(prefix) :]: each[key] for key in named}
 
 
 def _values(tensors: dict[str, object], holders: dict[str, object]) -> dict[str, Vector]:
