@@ -110,7 +110,7 @@ def test_output_is_as_it_was(request, run, files, name):
     compare(request, name, out)
 
 
-@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize("columns", [80, 120, 200])
 @pytest.mark.parametrize(
     "name",
     ["summary.table", "stats.table", "stats-channels.table", "check.table", "rule-BN2.table", "rule-BN203.table"],

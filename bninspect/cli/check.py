@@ -59,12 +59,16 @@ def check(
     Rules on stored values need MODEL alone, rules on the graph also the shape of an input, rules on data a real batch.
     `bninspect rule` lists them. Exit code 1: there are findings; with --snapshot: they are not those of the snapshot.
     """
-    settings = {**config.settings(), **_said(given)}
-    report = _check(model, batch, {**given, **settings}, hashed=snapshot is not None)
+    from bninspect.render._check import silences
+
+    settings = {**given, **config.settings(), **_said(given)}
+    report = _check(model, batch, settings, hashed=snapshot is not None)
     renderer = _plugins.formats(report.schema)[fmt]
     if snapshot is not None:
         return conclude(report, snapshot, renderer, output=output, color=color, vectors=False)
     emit(report, renderer, output=output, color=color)
+    for line in silences(report):
+        options.say(settings["verbose"], line)
     return _exit_code(report, settings)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bninspect.render._check import counts, told
+from bninspect.render._check import told
+from bninspect.render._check import verdict as summed
 from bninspect.render._diff import value, verdict
 from bninspect.text import printable
 
@@ -28,7 +29,7 @@ def render(report: Any, *, color: bool, width: int | None) -> str:  # noqa: ARG0
         lines += [_command(level, finding, report) for finding in found[:_MOST]]
         if len(found) > _MOST:
             lines.append(f"{len(found) - _MOST} more of level {level} are in the report, and not annotated")
-    return "\n".join([*lines, f"bninspect check: {counts(report)}"]) + "\n"
+    return "\n".join([*lines, f"bninspect check: {summed(report)}"]) + "\n"
 
 
 def _command(level: str, finding: Finding, report: CheckReport) -> str:

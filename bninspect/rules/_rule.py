@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     Body = Callable[..., Iterator[Hit | Silence]]
 
+Remedy = Literal["recalibrate"]
 SECTIONS = ("Why", "Do", "Hit", "Miss")
 
 
@@ -21,12 +22,16 @@ SECTIONS = ("Why", "Do", "Hit", "Miss")
 class Rule:
     """One rule. ``severity`` is the gravest it can have; ``needs`` are fields of a layer, ``graph`` or ``data``.
 
-    A need that ends in ``?`` is looked at where it is there, and not missed where it is not.
+    A need that ends in ``?`` is looked at where it is there, and not missed where it is not. ``explains`` are the codes
+    of findings that follow from one of this rule, where they begin in the same layer or behind it. ``remedy`` names the
+    command that "do" ends in.
     """
 
     body: Body
     severity: Severity
     needs: tuple[str, ...]
+    explains: tuple[str, ...] = ()
+    remedy: Remedy | None = None
 
     def __call__(self, facts: Facts) -> Iterator[Hit | Silence]:
         return self.body(facts)
@@ -65,10 +70,12 @@ class Rule:
         return {item.name: item.default for item in parameters if item.kind is item.KEYWORD_ONLY}
 
 
-def rule(severity: Severity, *needs: str) -> Callable[[Body], Rule]:
+def rule(
+    severity: Severity, *needs: str, explains: tuple[str, ...] = (), remedy: Remedy | None = None
+) -> Callable[[Body], Rule]:
     """Make a rule of a function ``bnXnn_its_name(facts, *, thresholds)`` that yields hits, or a silence."""
 
     def made(body: Body) -> Rule:
-        return Rule(body, severity, needs)
+        return Rule(body, severity, needs, explains, remedy)
 
     return made

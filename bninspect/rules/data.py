@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite, log
 from typing import TYPE_CHECKING, Any
 
+from bninspect.rules import words
 from bninspect.rules._rule import rule
 from bninspect.rules.facts import FEW, Hit, Silence, median, outside, share, trend
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from bninspect.rules.facts import Facts
 
 
-@rule("error", "data", "running_var", "eps")
+@rule("error", "data", "running_var", "eps", remedy="recalibrate")
 def bn401_running_stats_mismatch(
     facts: Facts, *, z: float = 5.0, d: float = 0.5, r: float = 1.5, channels: float = 0.1
 ) -> Iterator[Hit]:
@@ -54,7 +55,8 @@ def bn401_running_stats_mismatch(
         if broken:
             text = "the running statistics have nothing to do with the data"
         worst = _greatest(bn.certainty[1][far])
-        yield bn.hit(text, far, severity, cure, d_max=bn.live.d_max, d_median=bn.live.d_median,
+        told = words.misfit(bn, far)
+        yield bn.hit(text, far, severity, cure, told, d_max=bn.live.d_max, d_median=bn.live.d_median,
                      r_median=bn.live.r_median, z_max=bn.live.z_max, z_square_max=worst)  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def _other_cure(facts: Facts, nearer: float = 0.5, told: float = 0.5, nothing: f
     )
 
 
-@rule("warning", "data")
+@rule("warning", "data", explains=("BN401", "BN404"))
 def bn402_input_preprocessing(facts: Facts, *, better: float = 4.0, fits: float = 0.25) -> Iterator[Hit | Silence]:
     """The input was prepared differently in training.
 
@@ -116,10 +118,11 @@ def bn402_input_preprocessing(facts: Facts, *, better: float = 4.0, fits: float 
     best = min(facts.data.candidates, key=lambda candidate: candidate.after)
     if best.after * better <= best.before and best.after <= fits:
         numbers = {"distance_before": best.before, "distance_after": best.after}
-        yield Hit(message=f"the first layer fits the data after this change: {best.name}", evidence=numbers)
+        told = f"its distance drops from {best.before:.3g} to {best.after:.3g}"
+        yield Hit(message=f"the first layer fits the data after this change: {best.name}", told=told, evidence=numbers)
 
 
-@rule("warning", "data", "running_var", "eps")
+@rule("warning", "data", "running_var", "eps", remedy="recalibrate")
 def bn403_stale_statistics_over_depth(
     facts: Facts, *, first: float = 1.5, last: float = 2.0, errors: float = 5.0, layers: int = 6
 ) -> Iterator[Hit | Silence]:
@@ -128,7 +131,7 @@ def bn403_stale_statistics_over_depth(
     Why: the weights changed after the statistics were taken: averaged, merged or federated weights, of which only the
     parameters were combined. The variance that reaches each layer drifts away from the stored one.
 
-    Do: recalibrate the statistics on training data, for example with torch.optim.swa_utils.update_bn.
+    Do: recalibrate the statistics on training data.
 
     Hit: an average of two networks' parameters beside the statistics of one of them.
 
@@ -159,7 +162,7 @@ def bn403_stale_statistics_over_depth(
         yield Hit(message="the running statistics fit less and less with depth", evidence=numbers)
 
 
-@rule("warning", "data")
+@rule("warning", "data", remedy="recalibrate")
 def bn404_mode_changes_predictions(
     facts: Facts, *, most: float = 0.1, beyond: float = 2.0, z: float = 5.0, channels: float = 0.1
 ) -> Iterator[Hit | Silence]:
@@ -198,7 +201,8 @@ def bn404_mode_changes_predictions(
         }
         of_what = "those of single images" if modes.batch_size == 1 else "batch statistics"
         text = f"running statistics and {of_what} give different predictions"
-        yield Hit(message=text, evidence=numbers, fix=_other_cure(facts))
+        told = f"{modes.disagreement:.0%} of the images get another top prediction"
+        yield Hit(message=text, told=told, evidence=numbers, fix=_other_cure(facts))
 
 
 @rule("warning", "data")
@@ -222,7 +226,9 @@ def bn409_padding_in_statistics(facts: Facts, *, most: float = 0.05) -> Iterator
     elif padding.share > most and padding.shortest < padding.longest:
         severity: Severity = "info" if padding.image else "warning"
         numbers = {"share": padding.share, "shortest": padding.shortest, "longest": padding.longest}
-        yield Hit(message="constant ends of the samples count in the statistics", severity=severity, evidence=numbers)
+        told = f"{padding.share:.0%} of all positions, from {padding.shortest} to {padding.longest} in a sample"
+        text = "constant ends of the samples count in the statistics"
+        yield Hit(message=text, told=told, severity=severity, evidence=numbers)
 
 
 @rule("info", "data", "eps")

@@ -11,6 +11,8 @@ import numpy as np
 from bninspect.report import Place, Severity, Vector
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from bninspect.layers import BatchNormLayer, Graph, Node
     from bninspect.report import StatsLayer
     from bninspect.rules.data_facts import Data
@@ -20,9 +22,13 @@ FEW = 32  # images below which a comparison of statistics is only told
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rule found: a sentence that layers can share, and one layer's numbers (no layer: of the whole model)."""
+    """What a rule found: a sentence that layers can share, and one layer's numbers (no layer: of the whole model).
+
+    ``told`` says the numbers in words.
+    """
 
     message: str
+    told: str = ""
     severity: Severity | None = None
     place: Place | None = None
     evidence: dict[str, float | int | None] = {}
@@ -61,16 +67,19 @@ class LayerFacts:
         channels: Any = None,
         severity: Severity | None = None,
         fix: str | None = None,
+        told: str = "",
         **evidence: Any,
     ) -> Hit:
-        """A hit in this layer; ``channels`` is a mask ``[num_features]``."""
+        """A hit in this layer; ``channels`` is a mask ``[num_features]``, and ``told`` says what they do."""
         index = None if channels is None else tuple(int(channel) for channel in np.flatnonzero(channels))
         if index is not None:
             evidence = {"num_channels": len(index), **evidence}
         numbers: dict[str, float | int | None] = {
             name: _number(value) for name, value in evidence.items() if value is not None
         }
-        place = Place(path=self.stored.path, channels=index, evidence=numbers)
+        if index is not None and (told or len(index) > 1):
+            told = f"{len(index):,} of {self.num_features:,} channels {told}".rstrip()
+        place = Place(path=self.stored.path, channels=index, told=told, evidence=numbers)
         return Hit(message=message, severity=severity, place=place, fix=fix)
 
     @cached_property
@@ -298,6 +307,23 @@ class Facts:
             if bn.live.d_median is not None and bn.live.r_median is not None
             if not (bn.frozen and bn.statistics_at_start)
         ]
+
+    @cached_property
+    def misfits(self) -> tuple[LayerFacts, ...]:
+        """Layers that do not fit the data by the measure of BN401, in call order."""
+        return tuple(bn for bn in self.comparable if share(bn.far()) > 0.1) if self.data is not None else ()
+
+    def begins(self, paths: Collection[str]) -> bool:
+        """Whether what data show may begin in one of these layers: its statistics are certainly off, none before.
+
+        By the z of BN401 alone, which a cause may be small enough to pass and yet spoil what stands behind it.
+        """
+        for bn in self.comparable if self.data is not None else ():
+            if bn.path in paths and share(bn.far(d=0.0, r=1.0)) > 0.1:
+                return True
+            if self.misfits and bn is self.misfits[0]:
+                return False
+        return False
 
     @cached_property
     def untrained(self) -> bool:

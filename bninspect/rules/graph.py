@@ -46,7 +46,7 @@ def bn301_redundant_bias(facts: Facts) -> Iterator[Hit]:
         yield bn.hit(text, bias_parameters=bn.node.producer.bias)
 
 
-@rule("warning", "graph", "data?")
+@rule("warning", "graph", "data?", explains=("BN401", "BN404"))
 def bn302_dropout_before_batchnorm(facts: Facts, *, inflated: float = 1.25, layers: int = 3) -> Iterator[Hit]:
     """A BatchNorm layer is fed through dropout.
 
@@ -71,7 +71,8 @@ def bn302_dropout_before_batchnorm(facts: Facts, *, inflated: float = 1.25, laye
             before = [*before, ratio or 1.0][-layers:]
         elif ratio is not None and ratio > inflated * max(1.0, *before) and share(bn.far(r=1.0)) > 0.5:
             text = "dropout before BatchNorm has made running_var too large for evaluation"
-            yield bn.hit(text, None, "warning", running_var_over_var=ratio)
+            told = f"running_var is {ratio:.2g} times the variance of the data"
+            yield bn.hit(text, None, "warning", told=told, running_var_over_var=ratio)
         else:
             yield bn.hit("dropout before BatchNorm", None, "info", running_var_over_var=ratio)
 

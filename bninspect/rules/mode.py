@@ -86,7 +86,8 @@ def bn204_mixed_modes(facts: Facts) -> Iterator[Hit]:
     in_train = sum(bn.training for bn in known)
     if 0 < in_train < len(known):
         numbers = {"num_train": in_train, "num_eval": len(known) - in_train}
-        yield Hit(message="some layers are in train mode and others in eval mode", evidence=numbers)
+        told = f"{in_train:,} in train mode, {len(known) - in_train:,} in eval mode"
+        yield Hit(message="some layers are in train mode and others in eval mode", told=told, evidence=numbers)
 
 
 @rule("warning", "momentum")

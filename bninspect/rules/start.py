@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from bninspect.rules.facts import Facts, LayerFacts
 
 
-@rule("error", "running_mean", "running_var", "graph?")
+_SPOILS = ("BN401", "BN402", "BN403", "BN404")  # what data show of statistics that are wrong in themselves
+
+
+@rule("error", "running_mean", "running_var", "graph?", explains=_SPOILS, remedy="recalibrate")
 def bn104_statistics_never_updated(facts: Facts) -> Iterator[Hit]:
     """Weights were trained, but the statistics are those of a new layer.
 
     Why: running_mean is exactly 0 and running_var exactly 1, so evaluation does not normalise at all, while gamma and
     beta were learned with normalised data. It happens to averaged copies and teachers that average parameters only.
 
-    Do: copy the buffers along with the parameters, or recalibrate with torch.optim.swa_utils.update_bn.
+    Do: copy the buffers along with the parameters, or recalibrate the statistics.
 
     Hit: an averaged copy, made before training, into which parameters() alone were averaged.
 
@@ -56,14 +59,14 @@ def bn105_untrained_model(facts: Facts) -> Iterator[Hit]:
         yield Hit(message="the model is untrained", evidence={"num_layers": len(facts.layers)})
 
 
-@rule("warning", "num_batches_tracked", "momentum", "running_var")
+@rule("warning", "num_batches_tracked", "momentum", "running_var", explains=_SPOILS, remedy="recalibrate")
 def bn113_statistics_not_converged(facts: Facts, *, left: float = 0.01) -> Iterator[Hit | Silence]:
     """The running averages have not forgotten their initial values yet.
 
     Why: after n updates they still hold (1 - momentum)^n of the initial 0 and 1, so evaluation is worse than training
     would suggest.
 
-    Do: recalibrate: reset the statistics, set momentum to None and run some batches in train mode; or train longer.
+    Do: train longer, or recalibrate the statistics.
 
     Hit: ten steps with momentum 0.1, which leaves 35 %.
 
@@ -82,7 +85,10 @@ def bn113_statistics_not_converged(facts: Facts, *, left: float = 0.01) -> Itera
         return
     for bn, rest in young:
         text = "the running averages still hold more than 1 % of their initial values"
-        yield bn.hit(text, num_batches_tracked=bn.num_batches_tracked, momentum=bn.momentum, initial_share=rest)
+        told = f"{rest:.0%} of them is left after {bn.num_batches_tracked:,} updates"
+        yield bn.hit(
+            text, told=told, num_batches_tracked=bn.num_batches_tracked, momentum=bn.momentum, initial_share=rest
+        )
     uncounted = [bn.path for bn in facts.having("num_batches_tracked", "momentum", "running_mean") if _is_uncounted(bn)]
     if uncounted:
         yield Silence(
@@ -94,7 +100,7 @@ def _is_uncounted(bn: LayerFacts) -> bool:
     return bn.num_batches_tracked == 0 and bn.running_var is not None and not (bn.statistics_at_start or bn.frozen)
 
 
-@rule("warning", "running_mean", "running_var", "graph?")
+@rule("warning", "running_mean", "running_var", "graph?", explains=_SPOILS, remedy="recalibrate")
 def bn114_layer_as_new(facts: Facts) -> Iterator[Hit]:
     """A layer is exactly as a new one, among others that were trained.
 

@@ -52,14 +52,14 @@ def bn102_negative_running_var(facts: Facts) -> Iterator[Hit]:
             yield bn.hit("running_var is negative", bn.running_var < 0, running_var_min=_least(bn.running_var))
 
 
-@rule("error", "running_var")
+@rule("error", "running_var", explains=("BN401", "BN402", "BN403", "BN404"), remedy="recalibrate")
 def bn103_zero_running_var(facts: Facts, *, tiny: float = 1e-12, most: float = 0.5) -> Iterator[Hit]:
     """The running variance of a whole layer is zero.
 
     Why: the layer multiplies by 1 / sqrt(eps), about 316, instead of normalising. Recalibration tools leave zeros in
     layers that did not run, or when they ran no iteration.
 
-    Do: recalibrate the statistics of these layers on data, and check that they run at all.
+    Do: check that these layers run at all, and recalibrate their statistics.
 
     Hit: running_mean and running_var of zeros, after an averaging pass without batches.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from bninspect._collector import without_collections
 from bninspect.errors import InputError
 from bninspect.inspection._header import tool_without_torch
+from bninspect.inspection.check.causes import with_causes
+from bninspect.inspection.check.remedies import command
 from bninspect.layers import BatchNormLayer
 from bninspect.report import CheckReport, Finding, Silent, Source
 from bninspect.rules import catalogue
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from bninspect.report import Shape
     from bninspect.rules._rule import Rule
 
+_GIVE = re.compile(r"\bgive (?P<words>[^;(]*)(\((?P<option>--[^)]*)\))?")
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -70,8 +74,8 @@ def check(
     return _report(
         rules,
         found.facts,
+        msgspec.structs.replace(source, batch_shape=shape),
         tool=found.tool,
-        source=msgspec.structs.replace(source, batch_shape=shape),
         num_images=found.num_images,
         notes=found.notes,
     )
@@ -104,10 +108,10 @@ def _stored(layers: Sequence[BatchNormLayer], rules: list[Rule], batch_size: int
     exported = source.evidence == "graph" or source.model_kind == "TorchScript archive"
     facts = Facts(tuple(map(LayerFacts, layers)), batch_size=batch_size, exported=exported, why=why)
     tool = tool_without_torch()
-    return _report(rules, facts, tool=tool, source=source, num_images=None, notes=())
+    return _report(rules, facts, source, tool=tool, num_images=None, notes=())
 
 
-def _report(rules: list[Rule], facts: Facts, **header: Any) -> CheckReport:
+def _report(rules: list[Rule], facts: Facts, source: Source, **header: Any) -> CheckReport:
     findings: list[Finding] = []
     silent: list[Silent] = []
     for rule in rules:
@@ -115,33 +119,38 @@ def _report(rules: list[Rule], facts: Facts, **header: Any) -> CheckReport:
         outcomes = [Silence(reason)] if reason else list(rule(facts))
         if not any(isinstance(outcome, Silence) for outcome in outcomes):
             outcomes += facts.unseen(rule.needs)
-        findings += _grouped(rule, [outcome for outcome in outcomes if isinstance(outcome, Hit)])
-        silent += [
-            Silent(code=rule.code, name=rule.name, reason=outcome.reason, layers=outcome.layers)
-            for outcome in outcomes
-            if isinstance(outcome, Silence)
-        ]
+        findings += _grouped(rule, [outcome for outcome in outcomes if isinstance(outcome, Hit)], source)
+        silent += [_silent(rule, outcome) for outcome in outcomes if isinstance(outcome, Silence)]
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
     return CheckReport(
+        source=source,
         num_layers=len(facts.layers),
         rules=tuple(rule.code for rule in rules),
-        findings=tuple(findings),
+        findings=tuple(with_causes(findings, facts)),
         silent=tuple(silent),
         **header,
     )
 
 
-def _grouped(rule: Rule, hits: list[Hit]) -> list[Finding]:
+def _silent(rule: Rule, silence: Silence) -> Silent:
+    """A reason says what would help, as ``give batch (--batch SOURCE)``: the option, or else the words."""
+    wanted = _GIVE.search(silence.reason)
+    needs = (wanted["option"] or wanted["words"]).strip() if wanted else None
+    return Silent(code=rule.code, name=rule.name, reason=silence.reason, layers=silence.layers, needs=needs)
+
+
+def _grouped(rule: Rule, hits: list[Hit], source: Source) -> list[Finding]:
     """One finding for all hits of one sentence and severity."""
     groups: dict[tuple[str, str], list[Hit]] = {}
     for hit in hits:
         groups.setdefault((hit.severity or rule.severity, hit.message), []).append(hit)
-    return [_finding(rule, same) for same in groups.values()]
+    return [_finding(rule, same, source) for same in groups.values()]
 
 
-def _finding(rule: Rule, hits: list[Hit]) -> Finding:
+def _finding(rule: Rule, hits: list[Hit], source: Source) -> Finding:
     first = hits[0]
     places = tuple(hit.place for hit in hits if hit.place is not None)
+    fix = _sentence(first.fix or rule.section("Do"))
     return Finding(
         code=rule.code,
         name=rule.name,
@@ -149,9 +158,10 @@ def _finding(rule: Rule, hits: list[Hit]) -> Finding:
         path=places[0].path if places else None,
         channels=places[0].channels if places else None,
         message=first.message,
+        told=places[0].told if places else first.told,
         evidence=places[0].evidence if places else first.evidence,
         why=_sentence(rule.section("Why")),
-        fix=_sentence(first.fix or rule.section("Do")),
+        fix=f"{fix} Run: {command(rule.remedy, source)}" if rule.remedy and not first.fix else fix,
         layers=places,
     )
 
