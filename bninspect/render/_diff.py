@@ -60,15 +60,25 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _drift(report: DiffReport) -> tuple[str, ...]:
-    names = report.statistics_only
-    if not names:
-        return ()
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (
+    """What layers with equal weights and other statistics tell, by whether they counted more batches."""
+    updated = report.kept_updating
+    others = tuple(path for path in report.statistics_only if path not in updated)
+    causes = (
+        (updated, "gamma and beta were frozen, and the statistics went on: each forward in train mode moved them, and "
+         "num_batches_tracked grew (put frozen layers into eval mode)"),
+        (others, "ranks that were not synchronised, an averaged copy whose statistics were not averaged with it, or "
+         "statistics that were estimated again"),
+    )  # fmt: skip
+    return tuple(
         f"Weight and bias are equal and the running statistics differ in {len(names):,} of {report.num_layers:,} "
-        f"layers ({shown}): ranks that were not synchronised, an averaged copy whose statistics were not averaged with "
-        "it, or statistics that were estimated again.",
+        f"layers ({_first(names)}): {cause}."
+        for names, cause in causes
+        if names
     )
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _row(found: Difference) -> tuple[str, ...]:

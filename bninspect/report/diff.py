@@ -52,8 +52,10 @@ class Difference(Struct, frozen=True, kw_only=True):
 class DiffReport(Struct, frozen=True, kw_only=True):
     """What :func:`bninspect.diff` returns; ``equal`` is true where nothing differs beyond the tolerance.
 
-    ``statistics_only`` has the layers whose weight and bias are equal while their running statistics differ: ranks that
-    were not synchronised, a copy that a moving average keeps, or statistics that were estimated again.
+    ``statistics_only`` has the layers whose weight and bias are equal while their running statistics differ.
+    ``kept_updating`` are those of them that counted more batches (num_batches_tracked) in ``b``: gamma and beta were
+    frozen, and the statistics were not. The others are of ranks that were not synchronised, of a copy that a moving
+    average keeps, or were estimated again.
     """
 
     schema: Literal["bninspect.diff"] = "bninspect.diff"
@@ -67,4 +69,5 @@ class DiffReport(Struct, frozen=True, kw_only=True):
     num_layers: int
     differences: tuple[Difference, ...] = ()
     statistics_only: tuple[str, ...] = ()
+    kept_updating: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -235,7 +235,7 @@ def bn409_padding_in_statistics(facts: Facts, *, most: float = 0.05) -> Iterator
 def bn410_constant_channel_in_batch(facts: Facts, *, dust: float = 4 * 2.0**-24, below: float = 0.01) -> Iterator[Hit]:
     """A channel does not vary in the data.
 
-    Why: training would amplify rounding errors by up to 1 / sqrt(eps), 316 times.
+    Why: training would amplify rounding errors by up to 1 / sqrt(eps).
 
     Do: prune the channel, or see what feeds it.
 
@@ -250,7 +250,8 @@ def bn410_constant_channel_in_batch(facts: Facts, *, dust: float = 4 * 2.0**-24,
         var = bn.channels.var
         constant = (var <= (dust * bn.channels.mean) ** 2) | (var < below * bn.eps)
         if constant.any():
-            yield bn.hit("channels do not vary in the data", constant, var_min=bn.live.var_min, eps=bn.eps)
+            gain = bn.eps**-0.5 if bn.eps > 0 else None
+            yield bn.hit("channels do not vary in the data", constant, var_min=bn.live.var_min, eps=bn.eps, gain=gain)
 
 
 @rule("error", "data")

@@ -25,9 +25,10 @@ def bn201_tracking_disabled_after_construction(facts: Facts) -> Iterator[Hit]:
 
     Hit: module.track_running_stats = False on a trained layer, as some freezing callbacks do.
 
-    Miss: BatchNorm2d(8, track_running_stats=False), which has no statistics (BN202).
+    Miss: BatchNorm2d(8, track_running_stats=False), which has no statistics (BN202). An error where the user's model
+    is in train mode, else a warning.
     """
-    severity: Severity = "error" if any(bn.training for bn in facts.layers) else "warning"
+    severity: Severity = "error" if any(bn.training for bn in facts.layers) and not facts.built else "warning"
     for bn in facts.having("track_running_stats", "running_mean"):
         if not bn.track_running_stats:
             yield bn.hit("track_running_stats is off, but evaluation uses left-over statistics", None, severity)
@@ -62,11 +63,15 @@ def bn203_frozen_affine_live_statistics(facts: Facts) -> Iterator[Hit]:
 
     Hit: requires_grad=False on every parameter of a backbone in train mode.
 
-    Miss: the same layer in eval mode; a model that is handed over in eval mode shows nothing of its training.
+    Miss: the same layer in eval mode; a model that is handed over in eval mode shows nothing of its training, and one
+    that was only just built has a mode that nobody chose: told as info.
     """
     for bn in facts.having("training", "trainable", "track_running_stats", "running_mean"):
         if bn.training and bn.track_running_stats and not bn.trainable and bn.momentum != 0 and not bn.frozen:
-            yield bn.hit("gamma and beta are frozen, but the running statistics still move", momentum=bn.momentum)
+            text = "gamma and beta are frozen, but the running statistics still move"
+            if facts.built:
+                text = "gamma and beta are frozen, but the running statistics would move if it were trained so"
+            yield bn.hit(text, None, "info" if facts.built else "warning", momentum=bn.momentum)
 
 
 @rule("info", "training")
@@ -123,12 +128,16 @@ def bn206_zero_momentum(facts: Facts) -> Iterator[Hit]:
 
     Hit: BatchNorm2d(8, momentum=0.0) in train mode.
 
-    Miss: momentum 0 in eval mode, or with gamma and beta frozen as well: a way to freeze, told as info.
+    Miss: momentum 0 in eval mode; with gamma and beta frozen as well, a way to freeze, or in a model that was only just
+    built, it is told as info.
     """
     for bn in facts.having("momentum"):
         if bn.momentum == 0 and bn.training and bn.running_mean is not None and bn.track_running_stats is not False:
-            severity: Severity = "info" if bn.trainable is False else "warning"
-            yield bn.hit("momentum is 0 in train mode: the running statistics never move", None, severity, momentum=0)
+            severity: Severity = "info" if bn.trainable is False or facts.built else "warning"
+            text = "momentum is 0 in train mode: the running statistics never move"
+            if facts.built:
+                text = "momentum is 0: the running statistics would never move if it were trained so"
+            yield bn.hit(text, None, severity, momentum=0)
 
 
 @rule("warning", "eps")

@@ -56,8 +56,8 @@ def bn102_negative_running_var(facts: Facts) -> Iterator[Hit]:
 def bn103_zero_running_var(facts: Facts, *, tiny: float = 1e-12, most: float = 0.5) -> Iterator[Hit]:
     """The running variance of a whole layer is zero.
 
-    Why: the layer multiplies by 1 / sqrt(eps), about 316, instead of normalising. Recalibration tools leave zeros in
-    layers that did not run, or when they ran no iteration.
+    Why: the layer multiplies by 1 / sqrt(eps), which is 316 for eps 1e-5, instead of normalising. Recalibration tools
+    leave zeros in layers that did not run, or when they ran no iteration.
 
     Do: check that these layers run at all, and recalibrate their statistics.
 
@@ -73,9 +73,9 @@ def bn103_zero_running_var(facts: Facts, *, tiny: float = 1e-12, most: float = 0
             yield bn.hit("running_var is zero", zero, running_var_max=bn.running_var.max())
 
 
-@rule("warning", "running_var", "eps", "data?")
-def bn106_constant_input_channel(facts: Facts, *, below: float = 0.1, alive: float = 10.0) -> Iterator[Hit]:
-    """A channel's running variance is far below eps.
+@rule("warning", "running_var", "eps?", "data?")
+def bn106_constant_input_channel(facts: Facts, *, below: float = 0.1, alive: float = 10.0) -> Iterator[Hit | Silence]:
+    """A channel's running variance is zero, or far below eps.
 
     Why: in training its input was constant. The layer gives beta there, or amplifies numerical dust by up to
     gamma / sqrt(eps). Published networks have such channels (two in torchvision's InceptionV3), so this alone is no
@@ -87,12 +87,17 @@ def bn106_constant_input_channel(facts: Facts, *, below: float = 0.1, alive: flo
 
     Miss: a small but honest variance of 0.001 with eps 1e-5; a whole layer of zeros (BN103).
 
-    Thresholds: below, in units of eps; alive, how often the variance of the data must exceed running_var; it must
-    exceed eps as well, or it would not show in the output, and be certain by the measure of BN401.
+    Thresholds: below, in units of eps (where eps is not known, only 0 is below); alive, how often the variance of the
+    data must exceed running_var; it must exceed eps as well, or it would not show in the output, and be certain by the
+    measure of BN401.
     """
-    message = "the input of channels was constant in training (running_var far below eps)"
-    for bn in facts.having("running_var", "eps"):
-        low = (bn.running_var >= 0) & (bn.running_var < below * bn.eps)
+    without = tuple(bn.path for bn in facts.having("running_var") if bn.eps is None)
+    if without:
+        reason = "eps is not known: only variances of exactly 0 were looked for"
+        yield Silence(reason, without if len(without) < len(facts.layers) else ())
+    for bn in facts.having("running_var"):
+        limit = 0.0 if bn.eps is None else below * bn.eps
+        low = (bn.running_var >= 0) & ((bn.running_var < limit) | (bn.running_var == 0))
         if not low.any() or share(low) > 0.5:
             continue
         varies = low & _varies(facts, bn, alive)
@@ -100,11 +105,13 @@ def bn106_constant_input_channel(facts: Facts, *, below: float = 0.1, alive: flo
             text = "channels whose input was constant in training vary in the data"
             yield bn.hit(text, varies, "warning", running_var_min=_least(bn.running_var))
         if (low & ~varies).any():
+            what = "far below eps" if bn.running_var[low].any() else "is 0"
+            message = f"the input of channels was constant in training (running_var {what})"
             yield bn.hit(message, low & ~varies, "info", running_var_min=_least(bn.running_var), eps=bn.eps)
 
 
 def _varies(facts: Facts, bn: LayerFacts, alive: float) -> Any:
-    if facts.data is None or bn.channels is None or bn.running_mean is None:
+    if facts.data is None or bn.channels is None or bn.running_mean is None or bn.eps is None:
         return False
     return bn.far() & (bn.channels.var > alive * bn.running_var) & (bn.channels.var > bn.eps)
 
@@ -122,10 +129,11 @@ def bn107_switched_off_channel(
 
     Hit: gamma of 1e-8 in one channel among gammas of 1, after sparse training.
 
-    Miss: gamma of 0 in a whole layer (zero_init_residual), or gammas that are small together.
+    Miss: gamma of 0 in a whole layer (zero_init_residual), or gammas that are small together; gamma of 1 on a channel
+    without variance, which is its input's doing (BN106).
 
-    Thresholds: relative, to the layer's median of |gamma| sqrt(rv / (rv + eps)); absolute, of the same; constant, of
-    |beta|.
+    Thresholds: relative, to the layer's median of |gamma| sqrt(rv / (rv + eps)), and of |gamma| to its own median;
+    absolute, of the same two; constant, of |beta|.
     """
     if facts.untrained:
         yield Silence("the model is untrained")
@@ -133,6 +141,8 @@ def bn107_switched_off_channel(
     for bn in facts.having("weight", "running_var", "eps"):
         ordered = sorted(bn.output_std)
         off = (bn.output_std < relative * ordered[len(ordered) // 2]) & (bn.output_std < absolute)
+        gains = abs(bn.weight)
+        off = off & (gains < relative * sorted(gains)[len(gains) // 2]) & (gains < absolute)
         kept = off & (abs(bn.bias) > constant) if bn.bias is not None else off & False
         if (off & ~kept).any():
             yield bn.hit("gamma has switched channels off", off & ~kept, output_std_min=bn.output_std.min())
@@ -200,14 +210,14 @@ def bn110_low_precision_statistics(facts: Facts) -> Iterator[Hit]:
 
     Hit: model.bfloat16() that goes on training.
 
-    Miss: autocast, which leaves the layer in float32. A model in eval mode is only told.
+    Miss: autocast, which leaves the layer in float32. A model in eval mode, or only just built, is only told.
     """
     for bn in facts.having("dtype"):
         if bn.dtype not in _HALF:
             continue
         if bn.dtype == "float16" and bn.running_var is not None and (bn.running_var > 65504).any():
             yield bn.hit("running_var has overflowed float16", bn.running_var > 65504, "error")
-        elif bn.training:
+        elif bn.training and not facts.built:
             yield bn.hit("statistics are trained in 16 bits, where small updates are lost", None, "warning")
         else:
             yield bn.hit("statistics are stored in 16 bits", None, "info")

@@ -89,7 +89,7 @@ class _Gathering:
             batches=tuple(self.pieces.sizes),
             averaged=any(name.rpartition(".")[2] == "n_averaged" for name, _ in self.model.named_buffers()),
             adapting=_adapting(self.model),
-            built=self.request.source.model_kind is not None,
+            built=self.request.source.model_kind not in (None, "pickled module"),
             why=self.why,
         )
         dtype = next((value.dtype for value in self.model.parameters()), None)

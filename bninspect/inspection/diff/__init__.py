@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bninspect.errors import InputError
 from bninspect.inspection._header import tool_without_torch
 from bninspect.inspection.diff import entries
-from bninspect.inspection.diff.layers import layer_differences, statistics_only
+from bninspect.inspection.diff.layers import kept_updating, layer_differences, statistics_only
 from bninspect.inspection.diff.pairs import in_order, pair
 from bninspect.inspection.stats.stored import stored_stats
 from bninspect.report import Difference, DiffReport, Source, StatsReport, Tolerance
@@ -53,11 +53,12 @@ def diff(
     found = [*entries.report_differences(old, new, partial=partial), *_apart(pairs.removed, pairs.added)]
     if not in_order(pairs.together, _layers(old)):
         found.append(Difference(what="setting", path="", field="order of the layers", a="as before", b="another"))
-    drifted = []
+    drifted, updated = [], []
     for before, after in pairs.together:
         own = [*_renamed(before, after), *layer_differences(before, after, limits, partial=partial)]
         if statistics_only(before, after, own):
             drifted.append(after.path)
+            updated += [after.path] if kept_updating(before, after) else []
         found += own
     return DiffReport(
         tool=tool_without_torch(),
@@ -69,6 +70,7 @@ def diff(
         num_layers=len(pairs.together) if _layers(old) or _layers(new) else getattr(new, "num_layers", 0),
         differences=tuple(found),
         statistics_only=tuple(drifted),
+        kept_updating=tuple(updated),
         notes=tuple(_notes(old, new, pairs.together)),
     )
 

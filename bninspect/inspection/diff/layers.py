@@ -58,6 +58,13 @@ def statistics_only(a: Any, b: Any, found: list[Difference]) -> bool:
     return same and any(difference.field in _STATE for difference in found)
 
 
+def kept_updating(a: Any, b: Any) -> bool:
+    """Whether a layer counted more batches than before; not from zero, which is what a file without counts gives."""
+    return None not in (a.num_batches_tracked, b.num_batches_tracked) and (
+        0 < a.num_batches_tracked < b.num_batches_tracked
+    )
+
+
 def _both(a: Any, b: Any) -> bool:
     return getattr(a, "channels", None) is not None and getattr(b, "channels", None) is not None
 

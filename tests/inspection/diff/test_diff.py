@@ -16,6 +16,7 @@ from bninspect import codec
 from bninspect.errors import InputError
 from bninspect.inspection.stats.stored import stored_stats as of_layers
 from bninspect.layers import BatchNormLayer
+from bninspect.render import table
 from bninspect.report import Source, Tolerance, Tool
 
 replace = msgspec.structs.replace
@@ -290,6 +291,32 @@ def test_statistics_alone_that_differ_are_named():
         rank1[4].weight[0] += 1e-6
     assert bninspect.diff(rank0, rank1).statistics_only == ()
     assert bninspect.diff(rank0, network()).statistics_only == ()
+
+
+def shown(report):
+    return table.render(report, color=False, width=200)
+
+
+def test_frozen_layers_that_kept_updating_are_told_from_ranks_and_copies():
+    """Fine-tuning with gamma and beta frozen, in train mode: each forward moves the statistics."""
+    before, rank = network(), network()
+    for model in (before, rank):
+        model[4].num_batches_tracked.fill_(100)
+    after = copy.deepcopy(before)
+    after[4].requires_grad_(False)
+    with torch.no_grad():
+        for _ in range(20):
+            after[4].train()(3 * torch.randn(8, after[4].num_features, 5, 5))
+    found = bninspect.diff(before, after)
+    assert (found.statistics_only, found.kept_updating) == (("4",), ("4",))
+    assert "were frozen, and the statistics went on" in shown(found)
+    assert "ranks" not in shown(found)
+    rank[4].running_mean += 0.5  # another rank, or a copy: as many batches
+    found = bninspect.diff(before, rank)
+    assert (found.statistics_only, found.kept_updating) == (("4",), ())
+    assert "ranks" in shown(found)
+    before[4].num_batches_tracked.zero_()  # a file without counts
+    assert bninspect.diff(before, after).kept_updating == ()
 
 
 def test_models_are_left_as_they_were():
