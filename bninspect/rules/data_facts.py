@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of the input, and what it does to the distance of the first layer from its running statistics."""
+    """A change of the input, and what it does to the distance of the first layer from its running statistics.
+
+    ``fitted``: its numbers are taken from the input itself, so that it serves more faults than one.
+    """
 
     name: str
     before: float
     after: float
+    fitted: bool = False
 
 
 class ModeChange(msgspec.Struct, frozen=True, kw_only=True):

@@ -142,8 +142,12 @@ def test_bn402_misses_a_fault_further_in_and_other_input():
     report = look(model, "BN402", smooth(64, *IMAGES, seed=2))
     assert not report.findings
     assert "first layer fits" in reason(report)
-    model = calibrate(train_a_little(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8))), torch.randn(99, 5))
-    assert "no image" in reason(look(model, "BN402", 255 * torch.randn(64, 5)))
+    model[1].reset_running_stats()
+    assert "those of a new layer" in reason(look(model, "BN402", smooth(64, *IMAGES, seed=2)))
+    ids = torch.randint(0, 9, (64, 7))
+    model = nn.Sequential(nn.Embedding(9, 5), nn.Flatten(), nn.BatchNorm1d(35))
+    train_a_little(model)[2].running_mean += 9
+    assert "floats alone" in reason(look(model, "BN402", ids))
 
 
 def test_bn403_misses_healthy_networks_and_another_domain():

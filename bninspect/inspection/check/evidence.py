@@ -23,7 +23,7 @@ from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
 from bninspect.observe.shadow import has_one_mode, remarks, set_mode, shadow
 from bninspect.observe.unwrap import unwrap
 from bninspect.rules.data_facts import Data
-from bninspect.rules.facts import Facts, LayerFacts, is_untrained, share
+from bninspect.rules.facts import Facts, LayerFacts, is_untrained, median, share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bninspect.report import FunctionalCall, Shape, Source, StatsLayer, StatsReport, Tool, Vector
 
 _TRIED = 32  # images that changes of the input are tried on
+_GROSS = 0.5  # distance of the first layer from which a sample is not to blame, however different its images are
 
 
 class Request(NamedTuple):
@@ -219,15 +220,24 @@ class _Gathering:
         self, watch: _watch.Watch, sample: tuple[Any, ...], layers: Sequence[LayerFacts], why: dict[str, str]
     ) -> Any:
         """Changes of the input, tried where the first layer does not fit the data."""
-        if not watch.image or len(sample) != 1 or watch.first is None:
-            why["candidates"] = "the input is no image of three channels"
+        if len(sample) != 1 or not sample[0].is_floating_point() or sample[0].dim() < 2 or watch.first is None:
+            why["candidates"] = "the input is not one tensor of numbers: changes are tried on floats alone"
             return None
         first = next((bn for bn in layers if bn.path == watch.first and bn.channels is not None), None)
-        if first is None or first.channels.d is None or share(first.far()) <= 0.1:
+        if first is None or first.channels.d is None or not _off(first):
             why["candidates"] = "the first layer fits the data"
+            return None
+        if first.statistics_at_start:
+            why["candidates"] = "the first layer's statistics are those of a new layer: no input fits them"
             return None
         twin = shadow(self.model, device=self.place)
         return _changes.candidates(twin, watch.first, sample[0][:_TRIED].to(self.place), first, self.name)
+
+
+def _off(first: LayerFacts) -> bool:
+    """Whether the first layer does not fit, by the measure of BN401, or so little that no sample would explain it."""
+    apart = median(first.distance(first.channels.mean, first.channels.var))
+    return share(first.far()) > 0.1 or apart > _GROSS
 
 
 def _ordered(
