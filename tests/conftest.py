@@ -35,6 +35,15 @@ def _own_imports(tmp_path_factory):
             del sys.modules[name]
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Many forwards of tiny nets: a second thread costs more than it does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
     """The command line in this process, in an empty folder: (exit code, standard output, standard error)."""

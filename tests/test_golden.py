@@ -20,7 +20,7 @@ CASES = {
     **{f"stats.{form}": (*STATS, "--format", form) for form in FORMATS},
     **{f"stats-channels.{form}": (*STATS, "--channels", "--format", form) for form in FORMATS},
     **{f"check.{form}": (*CHECK, "--format", form) for form in [*FORMATS, "github", "junit"]},
-    **{f"recalibrate.{form}": ("recalibrate", *STATS[1:], "--format", form) for form in FORMATS},
+    **{f"recalibrate.{form}": ("recalibrate", *STATS[1:], "--format", form) for form in ("table", "markdown")},
     "check-nothing.table": ("check", "nets.py:nothing", "--batch", "batch.pt"),
     "check-stored.table": ("check", "faulty.pt", "--exit-zero"),
     "rule.table": ("rule",),

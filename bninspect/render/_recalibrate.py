@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bninspect.render._view import Column, Table, View, number, prepared, span, versions
 
 if TYPE_CHECKING:
-    from bninspect.report import Predictions, RecalibratedLayer, RecalibrateReport
+    from bninspect.report import LeftLayer, Predictions, RecalibratedLayer, RecalibrateReport
 
 _COLUMNS = (
     Column("layer", "left"),
@@ -17,8 +17,8 @@ _COLUMNS = (
     Column("r before"),
     Column("|d| max after"),
     Column("r after"),
-    Column("nonfinite before", "right", 1),
 )
+_NONFINITE = Column("nonfinite before", "right", 1)
 _HOW = {
     "fixed-point": "all layers at once, in eval mode",
     "sequential": "layer by layer, in eval mode",
@@ -33,8 +33,8 @@ def view(report: RecalibrateReport) -> View:
     return View(
         title=f"Statistics of {report.source.model} estimated from {report.source.batch or 'a batch'}",
         above=(versions(report.tool), _how(report)),
-        tables=(Table(columns=_COLUMNS, rows=tuple(map(_row, report.layers))),) if report.layers else (),
-        below=(_outcome(report), *_predictions(report.predictions), *_left(report), *_notes(report)),
+        tables=(_table(report),) if report.layers else (),
+        below=(_outcome(report), *_predictions(report.predictions), *left(report.left), *_notes(report)),
     )
 
 
@@ -47,6 +47,14 @@ def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def _table(report: RecalibrateReport) -> Table:
+    """Layers in call order; a column of zeros says nothing."""
+    if not any(layer.nonfinite_before for layer in report.layers):
+        return Table(columns=_COLUMNS, rows=tuple(map(_row, report.layers)))
+    rows = tuple((*_row(layer), number(layer.nonfinite_before)) for layer in report.layers)
+    return Table(columns=(*_COLUMNS, _NONFINITE), rows=rows)
+
+
 def _row(layer: RecalibratedLayer) -> tuple[str, ...]:
     return (
         layer.path or layer.kind,
@@ -56,7 +64,6 @@ def _row(layer: RecalibratedLayer) -> tuple[str, ...]:
         span(layer.r_min_before, layer.r_max_before),
         _small(layer.d_max),
         _near(layer.r_min, layer.r_max),
-        number(layer.nonfinite_before),
     )
 
 
@@ -101,9 +108,10 @@ def _predictions(found: Predictions | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _left(report: RecalibrateReport) -> tuple[str, ...]:
+def left(layers: tuple[LeftLayer, ...]) -> tuple[str, ...]:
+    """A line for each reason why layers were left as they are."""
     reasons: dict[str, list[str]] = {}
-    for layer in report.left:
+    for layer in layers:
         reasons.setdefault(layer.reason, []).append(layer.path)
     return tuple(f"Left as {_they(paths)}, {reason}: {_named(paths)}" for reason, paths in reasons.items())
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from bninspect.report import Source, Tool
 
 
-EVERY = tuple(f"bninspect.{name}" for name in ("summary", "stats", "check", "diff", "recalibrate"))
+EVERY = tuple(f"bninspect.{name}" for name in ("summary", "stats", "check", "diff", "recalibrate", "noise"))
 """The schemas of all reports: each has a view."""
 _LONGEST = 1e6  # a whole number that is larger is rounded like any other
 

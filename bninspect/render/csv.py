@@ -51,13 +51,14 @@ def _findings(report: CheckReport) -> Iterator[list[Any]]:
 
 
 def _fields(report: Any) -> tuple[str, ...]:
-    from bninspect.report import Difference, RecalibratedLayer, StatsLayer, SummaryLayer
+    from bninspect.report import Difference, NoiseLayer, RecalibratedLayer, StatsLayer, SummaryLayer
 
     rows: dict[str, type[Struct]] = {
         "bninspect.summary": SummaryLayer,
         "bninspect.stats": StatsLayer,
         "bninspect.diff": Difference,
         "bninspect.recalibrate": RecalibratedLayer,
+        "bninspect.noise": NoiseLayer,
     }
     return rows[report.schema].__struct_fields__
 

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 from bninspect.report.check import CheckReport, Finding, Place, Severity, Silent
 from bninspect.report.diff import Difference, DiffReport, Tolerance
-from bninspect.report.header import Float64, FunctionalCall, LayerRef, Mode, Shape, Shapes, Source, Struct, Tool, Vector
-from bninspect.report.recalibrate import (
-    How,
+from bninspect.report.header import (
+    Float64,
+    FunctionalCall,
+    LayerRef,
     LeftLayer,
-    Predictions,
-    RecalibratedChannels,
-    RecalibratedLayer,
-    RecalibrateReport,
+    Mode,
+    Shape,
+    Shapes,
+    Source,
+    Struct,
+    Tool,
+    Vector,
 )
+from bninspect.report.noise import NoiseChannels, NoiseLayer, NoisePredictions, NoiseReport, ScaledNoise
+from bninspect.report.recalibrate import How, Predictions, RecalibratedChannels, RecalibratedLayer, RecalibrateReport
 from bninspect.report.stats import Channels, StatsLayer, StatsReport
 from bninspect.report.summary import SummaryLayer, SummaryReport, SummaryTotals, Trainable
 
 __all__ = [
     "Channels", "CheckReport", "DiffReport", "Difference", "Finding", "Float64", "FunctionalCall", "How",
-    "LayerRef", "LeftLayer", "Mode", "Place", "Predictions", "RecalibrateReport", "RecalibratedChannels",
-    "RecalibratedLayer", "Report", "Severity", "Shape", "Shapes", "Silent", "Source", "StatsLayer", "StatsReport",
-    "Struct", "SummaryLayer", "SummaryReport", "SummaryTotals", "Tolerance", "Tool", "Trainable", "Vector",
+    "LayerRef", "LeftLayer", "Mode", "NoiseChannels", "NoiseLayer", "NoisePredictions", "NoiseReport", "Place",
+    "Predictions", "RecalibrateReport", "RecalibratedChannels", "RecalibratedLayer", "Report", "ScaledNoise",
+    "Severity", "Shape", "Shapes", "Silent", "Source", "StatsLayer", "StatsReport", "Struct", "SummaryLayer",
+    "SummaryReport", "SummaryTotals", "Tolerance", "Tool", "Trainable", "Vector",
 ]  # fmt: skip
 
-Report = SummaryReport | StatsReport | CheckReport | DiffReport | RecalibrateReport
+Report = SummaryReport | StatsReport | CheckReport | DiffReport | RecalibrateReport | NoiseReport

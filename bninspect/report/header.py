@@ -68,3 +68,12 @@ class LayerRef(Struct, frozen=True, kw_only=True):
     kind: str
     num_features: int | None
     calls: int
+
+
+class LeftLayer(Struct, frozen=True, kw_only=True):
+    """A BatchNorm layer that was left as it is, and why."""
+
+    path: str
+    kind: str
+    num_features: int | None
+    reason: str

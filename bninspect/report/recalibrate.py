@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bninspect.report.header import Source, Struct, Tool, Vector
+from bninspect.report.header import LeftLayer, Source, Struct, Tool, Vector
 
 How = Literal["fixed-point", "sequential", "train"]
 
@@ -58,15 +58,6 @@ class RecalibratedLayer(Struct, frozen=True, kw_only=True, gc=False):
     r_min: float | None = None
     r_max: float | None = None
     channels: RecalibratedChannels | None = None
-
-
-class LeftLayer(Struct, frozen=True, kw_only=True):
-    """A BatchNorm layer that was left as it is, and why."""
-
-    path: str
-    kind: str
-    num_features: int | None
-    reason: str
 
 
 class Predictions(Struct, frozen=True, kw_only=True):

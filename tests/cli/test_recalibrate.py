@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NETS = """
 import torch
 from torch import nn

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from bninspect.errors import InputError
 from bninspect.inspection.recalibrate.predictions import Seen
 from bninspect.inspection.recalibrate.upstream import ready
 from bninspect.inspection.stats.run import Run
-from bninspect.observe.guard import unseen
 from bninspect.observe.layers import batchnorms
 from bninspect.observe.process import undisturbed
 from bninspect.observe.shadow import shadow
+from bninspect.observe.statistics import normalise_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable
 
+    import torch
     from torch import nn
 
     from bninspect.inspection.recalibrate.data import Data
@@ -83,11 +83,9 @@ class Trial:
             InputError: that is not finite, or no statistic at all.
         """
         values = {layer.path: _statistics(layer) for layer in found}
-        modules: Mapping[str, Any] = batchnorms(self.work)
+        modules = batchnorms(self.work)
         for path, (mean, var) in values.items():
-            with torch.no_grad(), unseen():
-                modules[path].running_mean.copy_(torch.from_numpy(mean))
-                modules[path].running_var.copy_(torch.from_numpy(var))
+            normalise_by(modules[path], mean, var)
         return values
 
     def ready(self, unsettled: Collection[str]) -> set[str]:

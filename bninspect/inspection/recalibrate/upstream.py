@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from bninspect import moments
 from bninspect.errors import InputError
-from bninspect.moments import cpu, queued
 from bninspect.observe.forward import forward
 from bninspect.observe.guard import unseen
-from bninspect.observe.layers import batchnorms, given
-from bninspect.observe.norms import plain
+from bninspect.observe.layers import batchnorms
 from bninspect.observe.shadow import set_mode, shadow
+from bninspect.observe.statistics import before_each, measured, normalise_by, statistics_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from bninspect.moments import Moments
     from bninspect.report import Float64
@@ -44,7 +43,7 @@ class SoFar:
         self.now: dict[str, Moments] = {}  # and in the one that runs
         self.kept: dict[int, dict[str, Moments]] = {}  # what was found after so many pieces
         twin.register_forward_pre_hook(self._begin)
-        _on_each(twin, paths, self._use)
+        before_each(twin, paths, self._use)
 
     def _begin(self, *_: Any) -> None:
         self.now = dict(self.found)
@@ -53,9 +52,9 @@ class SoFar:
         found, seen = measured(x), self.now.get(path)
         self.now[path] = moments.merge(seen, found) if seen else found
         if self.last is None:
-            _normalise_by(module, *_statistics(self.now[path]))
+            normalise_by(module, *statistics_of(self.now[path]))
         elif path in (kept := self.last.kept.get(self.pieces + 1, {})):
-            _normalise_by(module, *_changed(self.last.found[path], kept[path], self.now[path]))
+            normalise_by(module, *_changed(self.last.found[path], kept[path], self.now[path]))
 
     def settle(self) -> None:
         """A piece is done; on a device it may have run twice."""
@@ -71,21 +70,17 @@ def _is_kept(pieces: int) -> bool:
 
 def _changed(whole: Moments, part: Moments, now: Moments) -> tuple[Float64, Float64]:
     """Mean and variance of the whole, if it has changed as a part of it has."""
-    (mean, var), (mean_part, var_part), (mean_now, var_now) = map(_statistics, (whole, part, now))
+    (mean, var), (mean_part, var_part), (mean_now, var_now) = map(statistics_of, (whole, part, now))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(var_part > 0, var_now / var_part, 1)
     return mean_now + (mean - mean_part) * np.sqrt(ratio), var * ratio
-
-
-def _statistics(found: Moments) -> tuple[Float64, Float64]:
-    return found.mean, found.M2 / found.count.clip(1)
 
 
 class OfTheBatch:
     """Each layer normalises by the statistics of the batch that runs, as in training."""
 
     def __init__(self, twin: nn.Module, paths: Collection[str]) -> None:
-        _on_each(twin, paths, self._use)
+        before_each(twin, paths, self._use)
 
     def _use(self, path: str, module: nn.Module, x: Tensor) -> None:
         found = measured(x)
@@ -94,7 +89,7 @@ class OfTheBatch:
                 f"layer {path} got a single value per channel from a batch {list(x.shape)}, and cannot normalise by "
                 "it: training could not run on it either; leave that batch out (drop_last), or give larger ones"
             )
-        _normalise_by(module, *_statistics(found))
+        normalise_by(module, *statistics_of(found))
 
     def settle(self) -> None:
         """A piece is done."""
@@ -109,7 +104,7 @@ def ready(work: nn.Module, unsettled: Collection[str], inputs: tuple[Any, ...], 
     def look(path: str, _: nn.Module, x: Tensor) -> None:
         fine[path] = fine.get(path, True) and bool(x.isfinite().all())
 
-    _on_each(twin, unsettled, look)
+    before_each(twin, unsettled, look)
     for path, module in batchnorms(twin).items():
         if path in unsettled:
             module.register_forward_hook(_spoil)
@@ -120,34 +115,3 @@ def ready(work: nn.Module, unsettled: Collection[str], inputs: tuple[Any, ...], 
 def _spoil(_: nn.Module, __: Any, output: Tensor) -> Tensor:
     with unseen():
         return torch.full_like(output, torch.nan)
-
-
-def measured(x: Tensor) -> Moments:
-    """The moments of a layer's input, at once."""
-    with unseen():
-        if x.device.type == "cpu":
-            return cpu.measure(x, extremes=False)
-        found = cpu.collect([queued.enqueue(x)])
-        return moments.exact(x) if queued.doubtful(found).any() else found
-
-
-def _normalise_by(module: Any, mean: Float64, var: Float64) -> None:
-    with unseen():
-        module.running_mean.copy_(torch.from_numpy(mean))
-        module.running_var.copy_(torch.from_numpy(var))
-
-
-def _on_each(twin: nn.Module, paths: Collection[str], use: Callable[[str, nn.Module, Tensor], None]) -> None:
-    """Call ``use`` with the input of each of these layers, before it runs."""
-
-    def hook(path: str) -> Callable[..., None]:
-        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = plain(given(args, kwargs))
-            if x.dim() > 1 and x.shape[1] == module.num_features:  # else the layer refuses it, in its own words
-                use(path, module, x)
-
-        return look
-
-    for path, module in batchnorms(twin).items():
-        if path in paths:
-            module.register_forward_pre_hook(hook(path), with_kwargs=True)

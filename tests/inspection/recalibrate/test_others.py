@@ -11,6 +11,8 @@ from torch.optim.swa_utils import update_bn
 
 import bninspect
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def fvcore(batches):
     """``_PopulationVarianceEstimator`` of fvcore's precise_bn.py: E[x^2] - E[x]^2 in float32, weighted by images."""

@@ -13,6 +13,7 @@ from torch import nn
 import bninspect
 from bninspect.errors import BNInspectError, ForwardError, InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HOWS = ("fixed-point", "sequential", "train")
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bninspect
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = 4
 
 
