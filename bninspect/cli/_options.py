@@ -315,6 +315,7 @@ def source_of(model: Model | None, batch: Batch | None = None) -> Source:
         model_kind=model.kind if model else None,
         evidence=model.evidence if model else "module",
         weights=getattr(model, "weights", None),
+        missing_keys=tuple(dict.fromkeys(getattr(model, "unfilled", ()))),
         batch=batch.name if batch else None,
         batch_kind=batch.kind if batch else None,
         batch_element=batch.element if batch else None,

@@ -33,7 +33,8 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
 
     ``outline()`` makes the same layers without the trained values, where that is cheaper: neither shapes nor the values
     of another file need them. ``transforms()`` says what an image goes through before this model sees it, by name and
-    as a function of a PIL image. ``remarks`` are notes that are only known once it was built.
+    as a function of a PIL image. ``remarks`` are notes that are only known once it was built, ``unfilled``
+    the keys that a file of values did not fill.
     """
 
     name: str
@@ -44,6 +45,7 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None
     notes: tuple[str, ...] = ()
     remarks: list[str] = []
+    unfilled: list[str] = []
     evidence: Literal["module"] = "module"
 
 

@@ -73,11 +73,13 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True, which: str 
         SourceError: from ``build()``, where the file cannot be read, or does not fit; at once where it is an address.
     """
     refuse_address(path)
-    remarks = list(model.remarks)
+    remarks, unfilled = list(model.remarks), list(model.unfilled)
 
     def build() -> nn.Module:
         net = (model.outline or model.build)()
-        remarks.extend(_fill(net, model.name, path, strict=strict, which=which))
+        said, without = _fill(net, model.name, path, strict=strict, which=which)
+        remarks.extend(said)
+        unfilled.extend(without)
         return net
 
     return LiveModel(
@@ -87,10 +89,12 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True, which: str 
         transforms=model.transforms,
         weights=_text(path),
         remarks=remarks,
+        unfilled=unfilled,
     )
 
 
-def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | None) -> list[str]:
+def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | None) -> tuple[list[str], list[str]]:
+    """Load the values; remarks, and keys that keep the values they were built with."""
     import torch
 
     from bninspect.models.stored.reading import read_state
@@ -109,7 +113,8 @@ def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | No
     }:  # on meta, shapes are all there is
         net.load_state_dict(real, strict=False)
     place = [f"values of {printable(path)} found {found.place}"] if found.place else []
-    return [*place, *(f"of {printable(path)} not loaded: {fault}" for fault in faults)]
+    unfilled = [_text(key) for key in own if key not in values and not key.endswith("num_batches_tracked")]
+    return [*place, *(f"of {printable(path)} not loaded: {fault}" for fault in faults)], unfilled
 
 
 def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:

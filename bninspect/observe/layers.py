@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +51,19 @@ def scripted(model: nn.Module) -> tuple[str, ...]:
 def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a layer was called with."""
     return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def unjudged(model: nn.Module) -> tuple[str, ...]:
+    """InstanceNorm layers that keep running statistics, in words: those may be as wrong, and no rule looks at them."""
+    kinds = Counter(
+        type(module).__name__
+        for module in model.modules()
+        if isinstance(module, _NormBase) and not is_batchnorm(module) and isinstance(module.running_mean, Tensor)
+    )
+    return tuple(
+        f"{count} {kind} {'layer' if count == 1 else 'layers'} with running statistics: not judged"
+        for kind, count in sorted(kinds.items())
+    )
 
 
 def describe(path: str, module: nn.Module) -> BatchNormLayer:

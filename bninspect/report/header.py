@@ -38,7 +38,8 @@ class Source(Struct, frozen=True, kw_only=True):
 
     ``evidence`` tells what could be looked at: ``module`` (a live model), or ``tensors`` (stored values alone).
     ``synthetic`` is true where the batch was made up. ``batch_sha256`` is of the tensors' dtypes, shapes and bytes,
-    however they were split into pieces; it is found where a report is to be compared.
+    however they were split into pieces; it is found where a report is to be compared. ``missing_keys`` are those that a
+    checkpoint did not fill.
     """
 
     model: str | None = None
@@ -51,6 +52,7 @@ class Source(Struct, frozen=True, kw_only=True):
     batch_shape: Shapes = None
     synthetic: bool = False
     batch_sha256: str | None = None
+    missing_keys: tuple[str, ...] = ()
 
 
 class FunctionalCall(Struct, frozen=True, kw_only=True):

@@ -224,7 +224,8 @@ class Facts:
 
     ``batches`` are the images in each batch that the user made, in order; ``batch_size`` is that of training.
     ``built`` tells that a source of ours has just made it, so that nobody chose its mode; ``exported`` that it is a
-    program of torch.export or TorchScript, whose mode is part of it.
+    program of torch.export or TorchScript, whose mode is part of it; ``missing_keys`` are values that a checkpoint did
+    not have.
     """
 
     def __init__(
@@ -239,6 +240,7 @@ class Facts:
         adapting: bool = False,
         built: bool = False,
         exported: bool = False,
+        missing_keys: tuple[str, ...] = (),
         why: dict[str, str] | None = None,
     ) -> None:
         self.layers = layers
@@ -250,6 +252,7 @@ class Facts:
         self.adapting = adapting
         self.built = built
         self.exported = exported
+        self.missing_keys = missing_keys
         self.why = why or {}
 
     def having(self, *names: str) -> list[LayerFacts]:

@@ -46,7 +46,7 @@ def bn301_redundant_bias(facts: Facts) -> Iterator[Hit]:
         yield bn.hit(text, bias_parameters=bn.node.producer.bias)
 
 
-@rule("warning", "graph", "data?", explains=("BN401", "BN404"))
+@rule("warning", "graph", "data?", explains=("BN401", "BN404"), remedy="recalibrate")
 def bn302_dropout_before_batchnorm(facts: Facts, *, inflated: float = 1.25, layers: int = 3) -> Iterator[Hit]:
     """A BatchNorm layer is fed through dropout.
 

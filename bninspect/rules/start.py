@@ -59,7 +59,7 @@ def bn105_untrained_model(facts: Facts) -> Iterator[Hit]:
         yield Hit(message="the model is untrained", evidence={"num_layers": len(facts.layers)})
 
 
-@rule("warning", "num_batches_tracked", "momentum", "running_var", explains=_SPOILS, remedy="recalibrate")
+@rule("warning", "num_batches_tracked", "momentum", "running_var", "data?", explains=_SPOILS, remedy="recalibrate")
 def bn113_statistics_not_converged(facts: Facts, *, left: float = 0.01) -> Iterator[Hit | Silence]:
     """The running averages have not forgotten their initial values yet.
 
@@ -71,7 +71,8 @@ def bn113_statistics_not_converged(facts: Facts, *, left: float = 0.01) -> Itera
     Hit: ten steps with momentum 0.1, which leaves 35 %.
 
     Miss: zero updates (a new layer, or an old checkpoint); statistics that were recalibrated, which shows where a
-    variance is smaller than what an average would have left of the initial 1. Updates of a pretraining count as well.
+    variance is smaller than what an average would have left of the initial 1; statistics that fit the data. Updates of
+    a pretraining count as well.
 
     Thresholds: left, the share of the initial value: 44 updates with momentum 0.1, 4603 with 0.001.
     """
@@ -83,7 +84,10 @@ def bn113_statistics_not_converged(facts: Facts, *, left: float = 0.01) -> Itera
     if any((bn.running_var < rest * (1 - 1e-4)).any() for bn, rest in young):
         yield Silence("the statistics were recalibrated: they hold less of their initial values than averages would")
         return
+    fitting = {bn.path for bn in facts.comparable} - {bn.path for bn in facts.misfits} if facts.data is not None else ()
     for bn, rest in young:
+        if bn.path in fitting:
+            continue
         text = "the running averages still hold more than 1 % of their initial values"
         told = f"{rest:.0%} of them is left after {bn.num_batches_tracked:,} updates"
         yield bn.hit(
@@ -171,3 +175,32 @@ def bn115_count_reset(facts: Facts) -> Iterator[Hit]:
             else:
                 text = "training would replace the statistics by those of its first batch: their count is 0"
                 yield bn.hit(text, None, "info")
+
+
+@rule("warning", explains=_SPOILS)
+def bn116_missing_values(facts: Facts) -> Iterator[Hit]:
+    """A checkpoint did not have all values of the model.
+
+    Why: with --no-strict what is missing keeps the values that the model was built with: a layer that was never trained
+    stands among trained ones.
+
+    Do: compare the names of the keys: a prefix or a renamed module is the usual reason; then load without --no-strict.
+
+    Hit: check MODEL --checkpoint FILE --no-strict, where FILE calls bn2 norm2.
+
+    Miss: a checkpoint that has every key. Values of modules without BatchNorm, such as a new classifier, are told as
+    info.
+    """
+    own = [(bn, [key for key in facts.missing_keys if key.rpartition(".")[0] == bn.path]) for bn in facts.layers]
+    for bn, keys in own:
+        if keys:
+            yield bn.hit("values of the layer are not in the checkpoint", num_missing=len(keys))
+    known = {key for _, keys in own for key in keys}
+    modules = {bn.path.partition(".")[0] for bn in facts.layers if "." in bn.path}
+    others = [key for key in facts.missing_keys if key not in known]
+    inside = [key for key in others if key.partition(".")[0] in modules]
+    told = ", ".join(others[:3]) + (f" and {len(others) - 3:,} more" if len(others) > 3 else "")
+    if others:
+        text = "values of other layers are not in the checkpoint"
+        severity: Severity = "warning" if inside else "info"
+        yield Hit(message=text, told=told, severity=severity, evidence={"num_missing": len(others)})

@@ -34,7 +34,7 @@ def bn101_non_finite_state(facts: Facts) -> Iterator[Hit]:
             yield bn.hit("stored values are NaN or infinite", bn.nonfinite > 0, nonfinite_state=bn.nonfinite.sum())
 
 
-@rule("error", "running_var")
+@rule("error", "running_var", remedy="recalibrate")
 def bn102_negative_running_var(facts: Facts) -> Iterator[Hit]:
     """A running variance is negative.
 

@@ -95,11 +95,11 @@ def test_statistics_that_are_wrong_in_themselves_explain_what_data_show(code, go
         FAULTS[code](bn)
     found = {finding.code: finding for finding in findings(model, batch)}
     assert code in found
-    assert found["BN401"].explained_by == (code,)
+    assert set(found["BN401"].explained_by) - {"BN402"} == {code}  # a change of the input may seem to help, too
     assert not found[code].explained_by
-    assert all(found[other].explained_by == (code,) for other in ("BN402", "BN403", "BN404") if other in found)
+    assert all(code in found[other].explained_by for other in ("BN402", "BN403", "BN404") if other in found)
     absent = {finding.code: finding for finding in findings(model, batch, ignore=[code])}
-    assert absent["BN401"].explained_by == ()
+    assert all(code not in finding.explained_by for finding in absent.values())
 
 
 def test_every_pair_is_declared_beside_its_rule():

@@ -11,6 +11,9 @@ from torch import nn
 from torchvision.models import googlenet, resnet18
 
 import bninspect
+from bninspect.cli import _options as options
+from bninspect.models import LiveModel
+from bninspect.models.checkpoint import with_values
 from bninspect.models.stored.reading import read
 
 
@@ -144,3 +147,70 @@ def test_statistics_that_moved_without_a_count_are_not_taken_for_converged(good)
     (silent,) = bninspect.check(model, select=["BN113"]).silent
     assert silent.layers == ("4",)
     assert "num_batches_tracked is 0" in silent.reason
+
+
+@pytest.fixture
+def renamed(good, tmp_path):
+    """A network, and a checkpoint of it that calls the last BatchNorm by another name."""
+    state = {
+        name.replace("4.", "norm.", 1) if name.startswith("4.") else name: v for name, v in good.state_dict().items()
+    }
+    path = str(tmp_path / "renamed.pt")
+    torch.save(state, path)
+    return path
+
+
+def filled(path, make=network):
+    """Findings of a model that was filled with what fits, as the command line does it."""
+    model = with_values(LiveModel(name="net", kind="Python", build=make), path, strict=False)
+    net = model.build().eval()
+    return found(net, "BN116", source=options.source_of(model))
+
+
+def test_bn116_hits_a_renamed_layer(renamed):
+    (finding,) = filled(renamed)
+    assert (finding.severity, finding.path, finding.evidence) == ("warning", "4", {"num_missing": 4})
+
+
+def test_bn116_misses_whole_checkpoints_and_only_tells_of_a_classifier(good, tmp_path):
+    path = str(tmp_path / "whole.pt")
+    torch.save(good.state_dict(), path)
+    assert not filled(path)
+    state = {name: value for name, value in good.state_dict().items() if not name.startswith("7.")}
+    torch.save(state, path)
+    (finding,) = filled(path)
+    assert (finding.severity, finding.told) == ("info", "7.weight, 7.bias")
+
+
+def test_bn116_hits_a_convolution_inside_a_stage(residual, tmp_path):
+    path = str(tmp_path / "resnet.pt")
+    torch.save({k: v for k, v in residual.state_dict().items() if k != "layer2.0.conv1.weight"}, path)
+    (finding,) = filled(path, resnet18)
+    assert (finding.severity, finding.told) == ("warning", "layer2.0.conv1.weight")
+
+
+def test_instance_norm_with_running_statistics_is_named():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, track_running_stats=True), nn.InstanceNorm2d(8), nn.BatchNorm2d(8)
+    )
+    report = bninspect.check(model, input_size=(3, 8, 8))
+    assert "1 InstanceNorm2d layer with running statistics: not judged" in report.notes
+    assert "1 InstanceNorm2d layer with running statistics: not judged" in bninspect.check(model[:2]).notes
+    assert not any("InstanceNorm" in note for note in bninspect.check(network()).notes)
+    stats = bninspect.stats(model, torch.randn(4, 3, 8, 8))
+    assert "1 InstanceNorm2d layer with running statistics: not judged" in stats.notes
+
+
+def test_bn113_misses_statistics_that_fit_the_data(good):
+    """A recalibration counts its few batches, and leaves statistics of any size."""
+    model, x = copy.deepcopy(good), 5 + 3 * torch.randn(64, 3, 8, 8)
+    bninspect.recalibrate(model, [x])
+    for index in (1, 4):
+        model[index].num_batches_tracked.fill_(2)
+        model[index].running_var += 1
+    assert found(model, "BN113")
+    bninspect.recalibrate(model, [x])
+    assert not found(model, "BN113", x)
+    for index in (1, 4):
+        model[index].running_var.mul_(9).add_(1)
+    assert [finding.path for finding in found(model, "BN113", x)] == ["1"]

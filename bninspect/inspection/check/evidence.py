@@ -18,7 +18,7 @@ from bninspect.inspection.check import sample as _sample
 from bninspect.inspection.check.as_trained import Asked, as_trained
 from bninspect.inspection.check.batch_mode import Sample
 from bninspect.observe import graph, meta
-from bninspect.observe.layers import batchnorms, describe, scripted
+from bninspect.observe.layers import batchnorms, describe, scripted, unjudged
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
 from bninspect.observe.shadow import has_one_mode, remarks, set_mode, shadow
 from bninspect.observe.unwrap import unwrap
@@ -72,7 +72,7 @@ class _Gathering:
         self.layers = {path: describe(path, module) for path, module in batchnorms(self.model).items()}
         self.pieces = _sample.Pieces(request.batch, request.source.batch_kind)
         self.first, self.user_made = self.pieces.first, self.pieces.user_made
-        self.notes: list[str] = []
+        self.notes: list[str] = list(unjudged(self.model))
         self.why: dict[str, str] = {}
 
     def all(self) -> Evidence:
@@ -91,6 +91,7 @@ class _Gathering:
             averaged=any(name.rpartition(".")[2] == "n_averaged" for name, _ in self.model.named_buffers()),
             adapting=_adapting(self.model),
             built=self.request.source.model_kind not in (None, "pickled module"),
+            missing_keys=self.request.source.missing_keys,
             why=self.why,
         )
         dtype = next((value.dtype for value in self.model.parameters()), None)

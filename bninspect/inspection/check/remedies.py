@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bninspect.report import Source
     from bninspect.rules._rule import Remedy
 
-_COMMANDS: dict[Remedy, str] = {"recalibrate": "torch.optim.swa_utils.update_bn(loader, model)"}
+_FILES = {".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl", ".tar"}  # of weights that a file holds
 
 
 def command(remedy: Remedy, source: Source) -> str:
-    """What to type: ``{model}`` and ``{batch}`` in a command are those that were named."""
-    words = {"model": source.model or "MODEL", "batch": source.batch or "SOURCE"}
-    return _COMMANDS[remedy].format(**{name: shlex.quote(word) for name, word in words.items()})
+    """What to type; in Python, for a model that was handed over."""
+    return {"recalibrate": _recalibrate}[remedy](source)
+
+
+def _recalibrate(source: Source) -> str:
+    if source.model_kind is None:
+        return "bninspect.recalibrate(model, batches)"
+    model, weights, output = source.model or "MODEL", source.weights, "recalibrated.pt"
+    if source.evidence != "module":
+        model, weights = "MODEL", model
+    words = ["bninspect", "recalibrate", model]
+    if weights is not None:
+        held = PurePath(weights).suffix.lower() in _FILES
+        words += ["--checkpoint" if held else "--weights", weights]
+        output = f"{PurePath(weights).stem}-recalibrated.pt" if held else output
+    batch = "SOURCE" if source.batch is None or source.synthetic else source.batch
+    return shlex.join([*words, "--batch", batch, "-o", output])

@@ -18,7 +18,7 @@ from bninspect.moments import cpu, queued
 from bninspect.observe.audit import Audit
 from bninspect.observe.forward import forward
 from bninspect.observe.guard import unseen
-from bninspect.observe.layers import batchnorms, describe, given, scripted
+from bninspect.observe.layers import batchnorms, describe, given, scripted, unjudged
 from bninspect.observe.norms import Norm, plain
 from bninspect.observe.process import tool_of
 from bninspect.observe.shadow import remarks, set_mode, shadow
@@ -169,6 +169,7 @@ class Run:
             functional_calls=self.audit.report(),
             notes=(
                 *_notes(self, [path for path, (_, calls) in called.items() if calls > 1]),
+                *unjudged(self.twin),
                 *scripted(self.twin),
                 *remarks(self.twin),
             ),
