@@ -189,20 +189,36 @@ def trained_resnet():
     return model
 
 
-def test_ctrl_c_at_any_moment_leaves_everything(resnet18):
-    batch = torch.randn(8, 3, 64, 64)
-    before = fingerprint(resnet18)
+class Writes(nn.Module):
+    """Writes into its parameters at every call, as codebooks do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.steps = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def forward(self, x):
+        self.steps += 1
+        for parameter in self.inner.parameters():
+            parameter.data.mul_(1.01)
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_ctrl_c_at_any_moment_leaves_everything(resnet18, writes):
+    model, batch = Writes(resnet18).train() if writes else resnet18, torch.randn(8, 3, 64, 64)
+    before = fingerprint(model)
     interrupted = 0
     for delay in (0.001, 0.005, 0.02, 0.05, 0.1, 0.15):
         timer = threading.Timer(delay, lambda: signal.raise_signal(signal.SIGINT))
         try:
             timer.start()
-            bninspect.stats(resnet18, batch, mode="train", batch_size=1)
+            bninspect.stats(model, batch, mode="train", batch_size=1)
             timer.join()
             time.sleep(0.1)  # a signal that is on its way arrives within this block
         except KeyboardInterrupt:
             interrupted += 1
-        assert fingerprint(resnet18) == before
+        assert fingerprint(model) == before
     assert interrupted
 
 
