@@ -14,7 +14,7 @@ run: $(VENV)/.installed
 	$(BIN)/bninspect summary resnet18 --input 3,418,418
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

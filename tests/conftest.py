@@ -12,6 +12,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+if os.environ.get("PYTEST_XDIST_WORKER"):  # one thread each: workers beside each other have no cores to spare
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background starts with Ctrl-C ignored
 
 

@@ -72,17 +72,17 @@ def sums_of(x: Tensor, *, extremes: bool = True) -> Sums | Moments:
     return _one_pass(view, channel, extremes=extremes)
 
 
-def collect(found: Sequence[Moments | Sums | Tensor]) -> Moments:
-    """What :func:`sums_of` and :func:`~bninspect.moments.queued.enqueue` found, for all layers side by side.
+def collect(found: Sequence[Moments | Sums]) -> Moments:
+    """What :func:`sums_of` found, for all layers side by side.
 
     Returns:
-        Vectors of ``[C1 + C2 + ...]`` in the order of ``found``; tensors come to the host by a single copy.
+        Vectors of ``[C1 + C2 + ...]`` in the order of ``found``.
     """
     parts = [part for (kind, _), run in groupby(found, _kind) for part in _FINISH[kind](list(run))]
     return Moments(*(np.concatenate(vectors) for vectors in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
 
 
-def _kind(found: Moments | Sums | Tensor) -> tuple[type, int]:
+def _kind(found: Moments | Sums) -> tuple[type, int]:
     """What can be finished together: sums over as many images."""
     return type(found), len(found.sums) if isinstance(found, Sums) else 0
 
@@ -247,5 +247,4 @@ def _row_length(size: int) -> int:
 _FINISH: dict[type, Any] = {
     Moments: lambda found: found,
     Sums: lambda found: [_pool(found)],
-    Tensor: lambda found: [Moments(*torch.cat(found, dim=1).cpu().numpy())],
 }

@@ -6,6 +6,8 @@ A look at a number would wait for the device's queue: :func:`enqueue` shifts eve
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,27 +15,46 @@ from torch import Tensor
 
 from bninspect.moments import FAST, TINY, Moments, along, view_of
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_VALUES = 1 << 22  # values of a block: temporaries stay small beside any activation that is larger
+
 
 def enqueue(x: Tensor, *, extremes: bool = True) -> Tensor:
     """Moments of a tensor on any device, without waiting for it: the fields of :class:`Moments`, ``[10, C]``."""
     view, channel = view_of(x)
-    if view.dtype not in FAST:
-        view = view.float()
     images, size = view.shape[0], view.shape[3 - channel]
-    shift = view.mean((0, 3 - channel))
-    var, mean = torch.var_mean(view - along(shift, channel), 3 - channel, correction=0)
-    mean, var, shift = mean.double(), var.double(), shift.double()
+    wide = view.dtype if view.dtype in FAST else torch.float32
+    shift = view.mean((0, 3 - channel), dtype=wide)
+    blocks = view.split(max(1, _VALUES // max(1, view[:1].numel())))
+    parts = zip(*(_block(block, channel, shift, extremes=extremes) for block in blocks), strict=True)
+    var, mean, zeros, low, high = (torch.cat(part).double() for part in parts)
     pooled = mean.mean(0)
     between = (mean - pooled).square().sum(0)
-    unknown = torch.full_like(shift, torch.nan)
-    low, high, zeros = unknown, unknown, unknown
-    if extremes:
-        low, high = view.amin((0, 3 - channel)).double(), view.amax((0, 3 - channel)).double()
-        zeros = (view == 0).sum((0, 3 - channel)).double()
-    count, seen = torch.full_like(shift, images * size), torch.full_like(shift, images)
+    count, seen = torch.full_like(pooled, images * size), torch.full_like(pooled, images)
     spread = (var.sum(0) + between) * size
-    mean = pooled + shift
-    return torch.stack([count, mean, spread, seen, mean, between, torch.zeros_like(shift), zeros, low, high])
+    mean = pooled + shift.double()
+    extreme = zeros.sum(0), low.amin(0), high.amax(0)
+    return torch.stack([count, mean, spread, seen, mean, between, torch.zeros_like(mean), *extreme])
+
+
+def _block(block: Tensor, channel: int, shift: Tensor, *, extremes: bool) -> tuple[Tensor, ...]:
+    """Of some images: each one's variance and mean around ``shift``, and zeros, least and greatest of all of them."""
+    x = block.to(shift.dtype) - along(shift, channel)
+    var, mean = torch.var_mean(x, 3 - channel, correction=0)
+    if not extremes:
+        unknown = torch.full_like(shift, torch.nan)[None]
+        return var, mean, unknown, unknown, unknown
+    both = 0, 3 - channel
+    zeros = torch.eq(block, 0, out=x).sum(both) if x.dtype == block.dtype else (block == 0).sum(both)
+    return var, mean, zeros[None], block.amin(both)[None], block.amax(both)[None]
+
+
+def together(found: Sequence[Tensor]) -> Moments:
+    """Moments of layers side by side, in the order of ``found``; they come to the host by a single copy."""
+    return Moments(*torch.cat(list(found), dim=1).cpu().numpy())
 
 
 def doubtful(found: Moments) -> npt.NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from fractions import Fraction
 from functools import reduce
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from bninspect import moments
-from bninspect.moments import cpu, queued
+from bninspect.moments import cpu, queued, triton
+from bninspect.moments.way import Way
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 SHAPES = [
@@ -173,7 +175,7 @@ def test_an_empty_input_adds_nothing():
 def test_enqueue_agrees_with_the_definition(shape, offset):
     """What runs on a device is checked here on the CPU: the same operations, without a look at a number."""
     x = torch.randn(shape) + offset
-    found = cpu.collect([queued.enqueue(x)])
+    found = queued.together([queued.enqueue(x)])
     assert not queued.doubtful(found).any()
     assert_exact(found, x)
 
@@ -183,22 +185,32 @@ def test_enqueue_says_when_it_is_in_doubt():
     broken = x.clone()
     broken[0, 0, 0, 0] = torch.nan
     for bad in (broken, x * 1e30, x * 1e-25):
-        found = cpu.collect([queued.enqueue(bad)])
+        found = queued.together([queued.enqueue(bad)])
         assert queued.doubtful(found).any()
     constant = torch.full((2, 3, 8, 8), 0.1)
-    found = cpu.collect([queued.enqueue(constant)])
+    found = queued.together([queued.enqueue(constant)])
     assert not queued.doubtful(found).any()
     assert (found.M2 == 0).all()
 
 
 def test_collect_keeps_the_order_of_layers():
-    """Glances at few and at many images, tensors that wait on a device, and what was measured at once."""
+    """Sums over few and over many images, tensors that wait on a device, and what was measured at once."""
     layers = [torch.randn(images, channels, 40, 40) + channels for images, channels in PILE]
     ways = [cpu.sums_of, queued.enqueue, moments.exact, cpu.sums_of, cpu.sums_of, queued.enqueue]
-    found = cpu.collect([way(x) for way, x in zip(ways, layers, strict=True)])
+    found = Way(torch.device("cpu")).together([way(x) for way, x in zip(ways, layers, strict=True)])
     ends = np.cumsum([channels for _, channels in PILE])
     for index, x in enumerate(layers):
         assert_exact(moments.Moments(*(np.split(vector, ends)[index] for vector in found)), x)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device that Triton compiles for")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not made for this system")
+def test_where_triton_cannot_compile_another_way_is_taken_and_said():
+    way = Way(torch.device("cpu"))
+    way.kernels = triton.Kernels(torch.device("cpu"), processors=1)
+    assert way._launched(torch.randn(2, 3, 4, 4)) is None
+    assert "Triton could not compile for this device" in way.notes[0]
+    assert_exact(way.together([queued.enqueue(torch.ones(2, 3, 4, 4))]), torch.ones(2, 3, 4, 4))
 
 
 STRD = {  # name: values, certified mean, certified standard deviation, digits wanted

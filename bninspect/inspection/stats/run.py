@@ -14,7 +14,8 @@ from bninspect import moments
 from bninspect.errors import InputError
 from bninspect.inspection.stats import figures
 from bninspect.inspection.stats.pieces import refuse_unfit
-from bninspect.moments import cpu, queued
+from bninspect.moments import queued
+from bninspect.moments.way import Way
 from bninspect.observe.audit import Audit
 from bninspect.observe.forward import forward
 from bninspect.observe.guard import unseen
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from bninspect.layers import BatchNormLayer
     from bninspect.moments import Moments
-    from bninspect.moments.cpu import Sums
+    from bninspect.moments.way import Found
     from bninspect.report import Vector
 
 
@@ -56,9 +57,10 @@ class Run:
         self.layers = _chosen(self.layers, layer, self.name)
         self.twin = shadow(model, device=place)
         self.audit = Audit(self.twin, self._direct)
+        self.way = Way(place)
         self.pooled: dict[tuple[str, ...], Moments] = {}  # of all layers side by side, by the order of their calls
         self.dtypes: dict[str, str] = {}
-        self.seen: list[tuple[str, Moments | Sums | Tensor]] = []  # in the forward that runs
+        self.seen: list[tuple[str, Found]] = []  # in the forward that runs
         self.again: set[str] = set()
         self.images = self.pieces = 0
         self.shape: tuple[int, ...] | None = None
@@ -99,13 +101,8 @@ class Run:
         if path not in self.dtypes:
             self.dtypes[path] = str(x.dtype).removeprefix("torch.")
         with unseen():
-            if path in self.again:
-                result: Moments | Sums | Tensor = moments.exact(x)
-            elif x.device.type == "cpu":
-                result = cpu.sums_of(x, extremes=self.extremes)
-            else:
-                result = queued.enqueue(x, extremes=self.extremes)
-        self.seen.append((path, result))
+            found = moments.exact(x) if path in self.again else self.way.look(x, extremes=self.extremes)
+        self.seen.append((path, found))
 
     def feed(self, piece: tuple[Any, ...]) -> Any:
         """Run one piece and merge what was measured."""
@@ -129,7 +126,7 @@ class Run:
             self.shape, self.dtype = tuple(inputs[0].shape), inputs[0].dtype
         with nullcontext() if self.pieces and not self.audit.direct else self.audit:
             result = forward(self.twin, inputs, what=self.name)
-        found = cpu.collect([found for _, found in self.seen]) if self.seen else None
+        found = self.way.together([found for _, found in self.seen]) if self.seen else None
         return result, tuple(path for path, _ in self.seen), found
 
     def _split(self, paths: tuple[str, ...], vector: Vector) -> list[Vector]:
@@ -172,6 +169,7 @@ class Run:
                 *unjudged(self.twin),
                 *scripted(self.twin),
                 *remarks(self.twin),
+                *self.way.notes,
             ),
         )
 
