@@ -148,7 +148,7 @@ class Forward:
 
     def finish(self) -> None:
         """Merge, and bring the figures of all layers to the host."""
-        tables = [_merged(buffer, layers) for buffer, layers in self._buffers]
+        tables = [_merged(buffer, layers) for buffer, layers in self._buffers if layers]
         self._buffers.clear()
         if tables:
             table = (torch.cat(tables) if len(tables) > 1 else tables[0]).cpu().numpy()

@@ -16,7 +16,8 @@ from torch import nn
 
 import bninspect
 from bninspect import moments
-from bninspect.moments import queued
+from bninspect.moments import queued, triton
+from bninspect.moments.way import Way
 
 pytestmark = [
     pytest.mark.cuda,
