@@ -67,6 +67,9 @@ def _chan(a: Sequence[Vector], b: Sequence[Vector]) -> tuple[Vector, Vector, Vec
     """Count, mean and M2 of two sets together; the mean of an empty set is ignored."""
     (n_a, mean_a, M2_a), (n_b, mean_b, M2_b) = a, b
     n = n_a + n_b
+    if n_a.all() and n_b.all():  # the usual case, without the care for empty sets
+        delta, share = mean_b - mean_a, n_b / n
+        return n, mean_a + delta * share, M2_a + M2_b + delta * delta * n_a * share
     mean_a, mean_b = np.where(n_a > 0, mean_a, mean_b), np.where(n_b > 0, mean_b, mean_a)
     delta, share = mean_b - mean_a, n_b / np.maximum(n, 1)
     return n, mean_a + delta * share, M2_a + M2_b + np.where(n_a * n_b > 0, delta * delta * n_a * share, 0)

@@ -17,7 +17,6 @@ import importlib.util
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,6 @@ from bninspect.moments import Moments, view_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
     import triton.language as tl
 else:
     tl: Any = None  # triton.language, where the kernels look it up; set by _kernels()
@@ -40,7 +38,9 @@ _MOST_CHANNELS = 64  # of a tile of pixels
 _WAVES = 16  # programs per multiprocessor
 _WIDTH = 32  # channels that one program merges
 _FAR = 8.0  # a channel is trusted where its squares around the shifts are at most so many times its M2
-_LEAST = 1 << 16  # entries of the first buffer
+_PARTIAL = 1 << 19  # entries of the buffer for partial figures, 4 MB: what is full is merged and used again
+_ALIGNED = 16
+_LEAST = 64  # values of a channel that a program reads at the least: its figures are small beside them
 _INT32 = 1 << 31
 
 
@@ -86,78 +86,103 @@ class Kernels:
     """
 
     def __init__(self, device: torch.device, processors: int | None = None) -> None:
-        self.device = device
         self.processors = processors or torch.cuda.get_device_properties(device).multi_processor_count
-        self._plans: dict[Shape, Plan] = {}
-        self._capacity = _LEAST
-        self._forward = Forward(self)
+        self.partial = torch.empty(_PARTIAL, dtype=torch.float64, device=device)
+        self._launchers: dict[tuple[Any, ...], Launcher | None] = {}
+        self._forward = Forward(self.partial)
 
     def launch(self, x: Tensor) -> Slot | None:
         """Measure a layer's input ``[N, C, *positions]``; ``None`` where the kernel does not take it."""
-        if x.dtype not in _DTYPES or x.dim() < 3 or not x.numel():
-            return None
-        view, channel = view_of(x)
-        shape = Shape(len(view), view.shape[channel], view.shape[3 - channel], channel == 2)
-        if shape.size < 2 or shape.channels * shape.size >= _INT32 or not view.is_contiguous():
-            return None
-        plan = self._plans.get(shape)
-        if plan is None:
-            plan = self._plans[shape] = plan_of(shape, self.processors)
-        return self._forward.launch(view, shape, plan)
+        key = x.shape, x.stride(), x.dtype
+        if key not in self._launchers:
+            shape = shape_of(x)
+            self._launchers[key] = (
+                None if shape is None else Launcher(shape, plan_of(shape, self.processors), self.partial)
+            )
+        launcher = self._launchers[key]
+        return None if launcher is None else self._forward.launch(x, launcher)
 
     def finish(self) -> None:
         """Merge what the launches since the last call found; a slot of theirs then has its figures."""
         self._forward.finish()
-        self._capacity = max(self._capacity, self._forward.used)
-        self._forward = Forward(self)
-
-    def buffer(self, least: int) -> Tensor:
-        """Room for the figures of a forward as large as the largest so far, or of one layer."""
-        return torch.empty(max(self._capacity, least), dtype=torch.float64, device=self.device)
+        self._forward = Forward(self.partial)
 
 
 class Forward:
-    """The layers of one forward: where each has its partial figures, and afterwards the merged ones."""
+    """The layers of one forward: partial figures, merged whenever their buffer is full, and the moments at the end."""
 
-    def __init__(self, kernels: Kernels) -> None:
-        self.kernels = kernels
-        self.used = 0
+    def __init__(self, partial: Tensor) -> None:
+        self.partial = partial
         self.channels = 0
-        self._buffers: list[tuple[Tensor, list[tuple[int, ...]]]] = []
-        self._left = 0
-        self._sizes: list[tuple[int, int]] = []
+        self._used = 0
+        self._waiting: list[tuple[int, ...]] = []
+        self._merged: list[Tensor] = []
         self._moments: Moments | None = None
 
-    def launch(self, view: Tensor, shape: Shape, plan: Plan) -> Slot:
+    def launch(self, x: Tensor, launcher: Launcher) -> Slot:
         """Queue the kernel of a layer."""
-        need = plan.splits * shape.channels * _FIGURES
-        if need > self._left:
-            buffer = self.kernels.buffer(need)
-            self._buffers.append((buffer, []))
-            self._left = buffer.numel()
-        buffer, layers = self._buffers[-1]
-        start = buffer.numel() - self._left
-        _layer_kernel(view, buffer[start:], shape, plan)
-        layers.append((start, plan.splits, shape.channels, shape.size))
-        self._left -= need
-        self.used += need
-        slot = Slot(self, self.channels, self.channels + shape.channels)
-        self._sizes.append((shape.channels, shape.size))
+        if self._used + launcher.need > self.partial.shape[0]:
+            self._merge()
+        start, channels = self._used, launcher.shape.channels
+        launcher(x, start)
+        self._waiting.append((start, launcher.plan.splits, channels, launcher.shape.size))
+        self._used += launcher.need
+        slot = Slot(self, self.channels, self.channels + channels)
         self.channels = slot.stop
         return slot
 
+    def _merge(self) -> None:
+        if self._waiting:
+            self._merged.append(_merged(self.partial, tuple(self._waiting)))
+            self._waiting.clear()
+        self._used = 0
+
     def finish(self) -> None:
-        """Merge, and bring the figures of all layers to the host."""
-        tables = [_merged(buffer, layers) for buffer, layers in self._buffers if layers]
-        self._buffers.clear()
-        if tables:
-            table = (torch.cat(tables) if len(tables) > 1 else tables[0]).cpu().numpy()
-            self._moments = _moments(table, self._sizes)
+        """Merge the rest, and bring the figures of all layers to the host."""
+        self._merge()
+        if self._merged:
+            table = self._merged[0] if len(self._merged) == 1 else torch.cat(self._merged, dim=1)
+            self._moments = Moments(*table.cpu().numpy())
+            self._merged.clear()
 
     def moments(self, start: int, stop: int) -> Moments:
         """Of the channels from ``start`` to ``stop``."""
         assert self._moments is not None, "the forward is not finished"
+        if stop - start == self.channels:
+            return self._moments
         return Moments(*(vector[start:stop] for vector in self._moments))
+
+
+class Launcher:
+    """The launch of layers of one shape and type: looked up by Triton once, and afterwards called as it was compiled.
+
+    Triton's own way costs several times as much as the call that it ends in. What it goes by is the same each time: the
+    sizes are those of the shape, and the pointers divisible by 16.
+    """
+
+    def __init__(self, shape: Shape, plan: Plan, partial: Tensor) -> None:
+        self.shape, self.plan, self.partial = shape, plan, partial
+        self.need = -(-plan.splits * shape.channels * _FIGURES // _ALIGNED) * _ALIGNED
+        self._grid = (plan.blocks, plan.splits, 1)
+        sizes = shape.images, shape.channels, shape.size, plan.per
+        full, tail = shape.size // plan.width, shape.size % plan.width != 0
+        whole = shape.channels % plan.rows == 0
+        self._arguments = (*sizes, shape.last, plan.rows, plan.width, full, tail, whole, _FLUSH)
+        self._outs: dict[int, Tensor] = {}
+        self._compiled: Any = None
+
+    def __call__(self, x: Tensor, start: int) -> None:
+        """Queue the kernel on ``x``; its partial figures begin at ``start``."""
+        out = self._outs.get(start)
+        if out is None:
+            out = self._outs[start] = self.partial[start:]
+        aligned = x.data_ptr() % _ALIGNED == 0
+        if self._compiled is not None and aligned:
+            self._compiled(x, out, *self._arguments)
+            return
+        kernel = _kernels()[0][self._grid](x, out, *self._arguments, num_warps=self.plan.warps)
+        if aligned and hasattr(kernel, "__getitem__"):  # not under the interpreter
+            self._compiled = kernel[self._grid]
 
 
 def slots_together(slots: Sequence[Slot]) -> list[Moments]:
@@ -167,14 +192,14 @@ def slots_together(slots: Sequence[Slot]) -> list[Moments]:
     return [slot.forward.moments(slot.start, slot.stop) for slot in slots]
 
 
-def _moments(table: npt.NDArray[np.float64], sizes: Sequence[tuple[int, int]]) -> Moments:
-    """The figures ``[C, 8]`` as moments; channels that cannot be trusted have a mean of NaN."""
-    images, mean, spread, between, zeros, low, high, squares = np.ascontiguousarray(table.T)
-    count = images * np.repeat([float(size) for _, size in sizes], [channels for channels, _ in sizes])
-    constant = low == high
-    spread, between = np.where(constant, 0, spread), np.where(constant, 0, between)
-    mean = np.where(constant, low, np.where(squares > _FAR * spread, np.nan, mean))
-    return Moments(count, mean, spread, images, mean, between, np.zeros_like(mean), zeros, low, high)
+def shape_of(x: Tensor) -> Shape | None:
+    """How a tensor lies in memory; ``None`` where the kernel does not take it."""
+    if x.dtype not in _DTYPES or x.dim() < 3 or not x.numel():
+        return None
+    view, channel = view_of(x)
+    shape = Shape(view.shape[0], view.shape[channel], view.shape[3 - channel], channel == 2)
+    taken = shape.size > 1 and shape.channels * shape.size < _INT32 and view.is_contiguous()
+    return shape if taken and shape.channels * _FIGURES + _ALIGNED <= _PARTIAL else None
 
 
 def plan_of(shape: Shape, processors: int) -> Plan:
@@ -187,8 +212,8 @@ def plan_of(shape: Shape, processors: int) -> Plan:
         width = min(values, _power(shape.size))
         rows = max(1, min(_power(shape.channels), values // width))
     blocks = -(-shape.channels // rows)
-    splits = max(1, min(shape.images, -(-processors * _WAVES // blocks)))
-    per = -(-shape.images // splits)
+    splits = max(1, min(-(-processors * _WAVES // blocks), _PARTIAL // (shape.channels * _FIGURES + _ALIGNED)))
+    per = min(shape.images, max(-(-shape.images // splits), -(-_LEAST // shape.size)))
     return Plan(rows, width, per, blocks, -(-shape.images // per), warps)
 
 
@@ -207,43 +232,23 @@ def _kernels() -> tuple[Any, Any]:
     return triton.jit(_layer), triton.jit(_merge)
 
 
-def _layer_kernel(view: Tensor, out: Tensor, shape: Shape, plan: Plan) -> None:
-    images, channels, size, last = shape
-    _kernels()[0][(plan.blocks, plan.splits)](
-        view,
-        out,
-        images,
-        channels,
-        size,
-        plan.per,
-        LAST=last,
-        R=plan.rows,
-        B=plan.width,
-        FULL=size // plan.width,
-        TAIL=size % plan.width != 0,
-        WHOLE=channels % plan.rows == 0,
-        FLUSH=_FLUSH,
-        num_warps=plan.warps,
-    )
-
-
-def _merged(buffer: Tensor, layers: Sequence[tuple[int, ...]]) -> Tensor:
-    """The figures of all layers of a buffer, ``[C1 + C2 + ..., 8]``, by one launch."""
-    table, blocks = _tables(tuple(layers), buffer.device)
-    merged = torch.empty((sum(layer[2] for layer in layers), _FIGURES), dtype=torch.float64, device=buffer.device)
-    _kernels()[1][(len(blocks),)](buffer, merged, table, blocks, W=_WIDTH, num_warps=1)
+def _merged(partial: Tensor, layers: tuple[tuple[int, ...], ...]) -> Tensor:
+    """The fields of :class:`Moments` of these layers side by side, ``[10, C1 + C2 + ...]``, by one launch."""
+    table, blocks, channels = _tables(layers, partial.device)
+    merged = torch.empty((len(Moments._fields), channels), dtype=torch.float64, device=partial.device)
+    _kernels()[1][(blocks.shape[0],)](partial, merged, table, blocks, channels, W=_WIDTH, FAR=_FAR, num_warps=1)
     return merged
 
 
 @cache
-def _tables(layers: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of each layer: where its figures begin, splits, channels, positions, where its channels begin; and all blocks."""
+def _tables(layers: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """Of each layer: place of its figures, splits, channels, positions, place of its channels; blocks; all channels."""
     rows, blocks, start = [], [], 0
     for index, (begin, splits, channels, size) in enumerate(layers):
         rows.append((begin, splits, channels, size, start))
         blocks += [(index, first) for first in range(0, channels, _WIDTH)]
         start += channels
-    return tuple(torch.tensor(table, dtype=torch.int64, device=device) for table in (rows, blocks))  # type: ignore[return-value]
+    return torch.tensor(rows, device=device), torch.tensor(blocks, device=device), start
 
 
 # The kernels. Names of sizes are those of the formulas; a loop counts from zero, and what it counts is added to.
@@ -344,7 +349,7 @@ def _layer(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0912, PLR0915, P
     tl.store(o + 7, squares, mask=inside)
 
 
-def _merge(source, merged, table, blocks, W: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _merge(source, merged, table, blocks, total, W: tl.constexpr, FAR: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0917
     """Figures of W channels of one layer, over all its programs."""
     layer = tl.load(blocks + tl.program_id(0) * 2)
     c = tl.load(blocks + tl.program_id(0) * 2 + 1) + tl.arange(0, W)
@@ -374,12 +379,17 @@ def _merge(source, merged, table, blocks, W: tl.constexpr):  # type: ignore[no-u
         low = tl.minimum(low, tl.load(p + 5, mask=inside, other=0.0))
         high = tl.maximum(high, tl.load(p + 6, mask=inside, other=0.0))
         squares += tl.load(p + 7, mask=inside, other=0.0)
-    o = merged + (tl.load(row + 4) + c) * 8
-    tl.store(o, count, mask=inside)
-    tl.store(o + 1, mean, mask=inside)
-    tl.store(o + 2, spread, mask=inside)
-    tl.store(o + 3, between, mask=inside)
-    tl.store(o + 4, zeros, mask=inside)
-    tl.store(o + 5, low, mask=inside)
-    tl.store(o + 6, high, mask=inside)
-    tl.store(o + 7, squares, mask=inside)
+    constant = low == high
+    spread = tl.where(constant, 0.0, spread)
+    mean = tl.where(constant, low, tl.where(squares > FAR * spread, float("nan"), mean))
+    o = merged + tl.load(row + 4) + c
+    tl.store(o, count * size, mask=inside)
+    tl.store(o + total, mean, mask=inside)
+    tl.store(o + total * 2, spread, mask=inside)
+    tl.store(o + total * 3, count, mask=inside)
+    tl.store(o + total * 4, mean, mask=inside)
+    tl.store(o + total * 5, tl.where(constant, 0.0, between), mask=inside)
+    tl.store(o + total * 6, tl.zeros((W,), tl.float64), mask=inside)
+    tl.store(o + total * 7, zeros, mask=inside)
+    tl.store(o + total * 8, low, mask=inside)
+    tl.store(o + total * 9, high, mask=inside)

@@ -42,8 +42,8 @@ class Owners:
 class Audit(TorchFunctionMode):
     """Hears calls of ``batch_norm`` that are made outside of the watched modules of a shadow.
 
-    It costs time at every call of torch, so it is entered for one forward, and its hooks go when it is left; but for
-    shadows where such a call had an owner, it is there for all (``direct``).
+    It costs time at every call of torch, so it is entered for one forward, and its hooks go when it is left; but where
+    such a call had an owner, it is ``needed`` for every forward.
 
     Args:
         twin: the shadow.
@@ -54,9 +54,10 @@ class Audit(TorchFunctionMode):
         super().__init__()
         self.owners = Owners(twin)
         self.on_direct = on_direct
-        self.direct = False
+        self.needed = True
         self.inside = 0
         self.found: dict[tuple[str, str], int] = {}
+        self._direct = False
         self._counts = True
         self._handles: list[RemovableHandle] = []
 
@@ -67,8 +68,8 @@ class Audit(TorchFunctionMode):
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
-        self._counts = False
-        while self._handles and not self.direct:
+        self._counts, self.needed = False, self._direct
+        while self._handles and not self.needed:
             self._handles.pop().remove()
 
     def _enter(self, *_: Any) -> None:
@@ -88,7 +89,7 @@ class Audit(TorchFunctionMode):
     def _heard(self, norm: Norm) -> None:
         owner, caller = self.owners.of(norm)
         if owner is not None:
-            self.direct = True
+            self._direct = True
             self.on_direct(owner, norm)
         elif self._counts:
             key = ("", "") if caller is None else (self.owners.names[id(caller)], type(caller).__name__)

@@ -67,39 +67,41 @@ def prepared(name, kind, images):
     return (model.bfloat16(), x.bfloat16()) if "bf16" in kind else (model, x)
 
 
-def timed(action):
-    """Seconds, and bytes at the peak beyond what was there before."""
+def timed(action, base=0):
+    """Seconds, and bytes at the peak beyond ``base``."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
     start = time.perf_counter()
     action()
     torch.cuda.synchronize()
-    return time.perf_counter() - start, torch.cuda.max_memory_allocated() - before
+    return time.perf_counter() - start, torch.cuda.max_memory_allocated() - base
 
 
 def ours(model, x, rounds):
     """Medians of the ratios of a streamed piece to a bare forward right before it: time and memory; bare seconds."""
     bare, spent, most = [], [], []
+    base = torch.cuda.memory_allocated()
+    with torch.no_grad():
+        _, alone = timed(lambda: model(x), base)
 
     def pieces():
         for _ in range(rounds + 2):
             with torch.no_grad():
-                bare.append(timed(lambda: model(x)))
+                bare.append(timed(lambda: model(x))[0])
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-            before, start = torch.cuda.memory_allocated(), time.perf_counter()
+            start = time.perf_counter()
             yield x
             torch.cuda.synchronize()
             spent.append(time.perf_counter() - start)
-            most.append(torch.cuda.max_memory_allocated() - before)
+            most.append(torch.cuda.max_memory_allocated() - base)  # buffers of the run among it
 
     report = bninspect.stats(model, pieces())
     assert report.layers[0].count == (rounds + 2) * len(x) * 112 * 112
     pairs = list(zip(bare, spent, most, strict=True))[2:]
-    times = statistics.median(mine / alone for (alone, _), mine, _ in pairs)
-    memory = statistics.median(mine / alone for (_, alone), _, mine in pairs)
-    return times, memory, statistics.median(seconds for seconds, _ in bare[2:]), report.notes
+    times = statistics.median(mine / seconds for seconds, mine, _ in pairs)
+    memory = max(mine for _, _, mine in pairs) / alone
+    return times, memory, statistics.median(bare[2:]), report.notes
 
 
 def hooked(model, x, look, rounds):

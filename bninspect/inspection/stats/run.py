@@ -59,6 +59,7 @@ class Run:
         self.audit = Audit(self.twin, self._direct)
         self.way = Way(place)
         self.pooled: dict[tuple[str, ...], Moments] = {}  # of all layers side by side, by the order of their calls
+        self.measured: tuple[tuple[str, ...], Moments] | None = None  # of the last piece
         self.dtypes: dict[str, str] = {}
         self.seen: list[tuple[str, Found]] = []  # in the forward that runs
         self.again: set[str] = set()
@@ -114,7 +115,7 @@ class Run:
             result, paths, found = self._forward(inputs)
             self.again = set()
         if found:
-            self.pooled[paths] = moments.merge(self.pooled[paths], found) if paths in self.pooled else found
+            self.measured = paths, found
         self.pieces += 1
         self.images += len(piece[0])
         return result
@@ -124,10 +125,17 @@ class Run:
         self.seen.clear()
         if not self.pieces:
             self.shape, self.dtype = tuple(inputs[0].shape), inputs[0].dtype
-        with nullcontext() if self.pieces and not self.audit.direct else self.audit:
+        with self.audit if self.audit.needed else nullcontext():
             result = forward(self.twin, inputs, what=self.name)
+        self._pool()  # what the piece before found, while a device is at work on this one
         found = self.way.together([found for _, found in self.seen]) if self.seen else None
         return result, tuple(path for path, _ in self.seen), found
+
+    def _pool(self) -> None:
+        if self.measured is not None:
+            paths, found = self.measured
+            self.pooled[paths] = moments.merge(self.pooled[paths], found) if paths in self.pooled else found
+            self.measured = None
 
     def _split(self, paths: tuple[str, ...], vector: Vector) -> list[Vector]:
         """A vector over all layers side by side, by layer."""
@@ -146,6 +154,7 @@ class Run:
 
     def report(self) -> StatsReport:
         """The report of everything that was fed so far, in call order."""
+        self._pool()
         called = self._by_layer()
         layers = tuple(
             figures.live(self.layers[path], found, calls, self.dtypes[path], extremes=self.extremes)
