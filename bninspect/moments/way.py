@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from bninspect.moments import Moments, cpu, queued, triton
+from bninspect.moments import Moments, cpu, exact, queued, triton
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +58,14 @@ class Way:
         return (
             Moments(*(np.concatenate(vectors) for vectors in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
         )
+
+
+def measure(x: Tensor, *, extremes: bool = False) -> Moments:
+    """The moments of one tensor, at once."""
+    if x.device.type == "cpu":
+        return cpu.measure(x, extremes=extremes)
+    found = queued.together([queued.enqueue(x, extremes=extremes)])
+    return exact(x) if queued.doubtful(found).any() else found
 
 
 def _together(kind: type, found: list[Found]) -> list[Moments]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bninspect import moments
-from bninspect.moments import cpu, queued
+from bninspect.moments.way import measure
 from bninspect.observe.guard import unseen
 from bninspect.observe.layers import batchnorms, given, num_features
 from bninspect.observe.norms import plain
@@ -39,10 +38,7 @@ def before_each(twin: nn.Module, paths: Collection[str], use: Callable[[str, nn.
 def measured(x: Tensor) -> Moments:
     """The moments of a layer's input, at once."""
     with unseen():
-        if x.device.type == "cpu":
-            return cpu.measure(x, extremes=False)
-        found = cpu.collect([queued.enqueue(x)])
-        return moments.exact(x) if queued.doubtful(found).any() else found
+        return measure(x)
 
 
 def statistics_of(found: Moments) -> tuple[Float64, Float64]:
