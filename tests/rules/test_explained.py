@@ -158,3 +158,13 @@ def test_dropout_explains_what_it_inflated(batch):
 
 def test_a_healthy_model_has_nothing_to_explain(good, batch):
     assert explained(good, batch) == {}
+
+
+def test_a_new_layer_that_fits_the_data_explains_nothing(good, batch):
+    x = (batch - batch.mean((0, 2, 3), keepdim=True)) / batch.std((0, 2, 3), keepdim=True)
+    model = calibrate(nn.Sequential(nn.BatchNorm2d(3), *copy.deepcopy(good)), x)
+    reset(model[0])
+    layers(model)[4].running_mean.add_(9)
+    codes = {finding.code for finding in findings(model, x)}
+    assert {"BN114", "BN401"} <= codes
+    assert not explained(model, x)
