@@ -102,6 +102,8 @@ def _recalibrate(found: Any, batch: str, output: str | None, origin: str | None,
 
     given = options.find_batch(batch, {**settings, "labels": True}, found)
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
+    if given.synthetic and output is not None:
+        raise click.UsageError("-o writes statistics of real data, and a random batch is made up: give another --batch")
     built = options.build(found, settings["seed"])
     write = _writer(built, output, origin, settings["which"])
     with watching(None, live=False) as on_piece:

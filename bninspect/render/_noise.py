@@ -30,7 +30,6 @@ _SIZE = (
     Column("= dropout"),
     Column("most shift", "right", 1),
     Column("most scale", "right", 1),
-    Column("= dropout", "right", 1),
 )
 
 
@@ -86,7 +85,6 @@ def _scaled(size: ScaledNoise) -> tuple[str, ...]:
         _percent(size.dropout),
         _part(size.shift_max),
         _part(size.scale_max),
-        _percent(size.dropout_max),
     )
 
 

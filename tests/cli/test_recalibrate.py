@@ -283,6 +283,7 @@ def test_the_input_is_replaced_by_force(run, training):
     [
         (("recalibrate", "best.pt", "--batch", "nets.py:loader"), "recalibrate is for a model that can run"),
         ((*GO, "-o", "new.bin"), "must end in one of .pt, .pth, .safetensors"),
+        (("recalibrate", "nets.py:make", "--batch", "random", "--input", "3,6,6", "-o", "new.pt"), "is made up"),
         ((*GO, "--set", "ema"), "--set names a set of weights in --checkpoint"),
         (("recalibrate", "nets.py:make", "--batch", "nets.py:once"), "can be gone through once"),
         (("recalibrate", "nets.py:make", "--batch", "batch.pt", "-o", "batch.pt"), "is the batch"),

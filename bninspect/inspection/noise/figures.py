@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bninspect.layers import BatchNormLayer
     from bninspect.report import Float64
 
+_SYNTHETIC = "the batch is synthetic: real images are alike within, and their noise is another"
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -46,7 +47,10 @@ def report(
         left=(*left, *unused),
         scaled=tuple(_scaled(layers, size) for size in SIZES) if layers else (),
         predictions=predictions(run.scores),
-        notes=(*_notes(run, len(images[0]), run.draws * batch_size), *run.remarks()),
+        notes=(
+            *_notes(run, len(images[0]), run.draws * batch_size, synthetic=source.synthetic),
+            *run.remarks(),
+        ),
     )
 
 
@@ -145,8 +149,8 @@ def predictions(found: Sequence[tuple[Tensor, Tensor]]) -> NoisePredictions | No
     )
 
 
-def _notes(run: Draws, images: int, drawn: int) -> tuple[str, ...]:
-    notes = []
+def _notes(run: Draws, images: int, drawn: int, *, synthetic: bool) -> tuple[str, ...]:
+    notes = [_SYNTHETIC] if synthetic else []
     if images < drawn / 2:
         notes.append(
             f"the batches were drawn from {images:,} images: of less than {drawn // 2:,} they have many in common, and "

@@ -203,3 +203,5 @@ def test_the_command_shows_what_the_function_returns(run, tmp_path, images):
     assert outputs["csv"].splitlines()[1].split(",")[:3] == ["1", "BatchNorm2d", "4"]
     code, _, err = run("noise", "nets.py:make", "--batch", "images.pt")
     assert (code, "--batch-size" in err) == (2, True)
+    made_up = ("--batch", "random", "--input", "3,8,8", "--batch-size", "4")
+    assert "Note: the batch is synthetic" in run("noise", "nets.py:make", *made_up)[1]

@@ -102,6 +102,37 @@ def test_one_piece_is_exact_in_one_pass(net, pieces, how):
         torch.testing.assert_close(layer.running_var.double(), var, rtol=1e-5, atol=1e-6)
 
 
+def test_a_real_net_layer_by_layer():
+    """All twenty layers of a ResNet-18, in float64, over two pieces; the branches of a block wait for no other."""
+    from torchvision.models import resnet18
+
+    net = resnet18().double()
+    pieces = [torch.randn(4, 3, 32, 32).double() * 3 + 1, torch.randn(2, 3, 32, 32).double()]
+    order = [layer.path for layer in bninspect.stats(net, pieces[0]).layers]
+    expected = reference(net, pieces, order)
+    report = bninspect.recalibrate(net, pieces, how="sequential")
+    assert len(order) == 20
+    assert report.passes == 17
+    assert report.converged
+    for path, (mean, var) in expected.items():
+        layer = net.get_submodule(path)
+        torch.testing.assert_close(layer.running_mean, mean, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(layer.running_var, var, rtol=1e-6, atol=0)
+
+
+def test_a_deep_net_far_off_is_not_thrown_about():
+    """Setting all layers at once to what they measured makes |d| one of hundreds here."""
+    from torchvision.models import resnet18
+
+    net = resnet18()
+    pieces = [torch.randn(16, 3, 32, 32) * 3 + torch.randn(16, 3, 1, 1) + 1 for _ in range(3)]
+    report = bninspect.recalibrate(net, pieces, passes=2)
+    residual = bninspect.stats(net, pieces)
+    assert max(layer.d_max_before for layer in report.layers) > 2
+    assert max(layer.d_max for layer in residual.layers) < 0.3
+    assert max(layer.d_max for layer in report.layers) == pytest.approx(max(layer.d_max for layer in residual.layers))
+
+
 def test_sequential_takes_a_pass_for_each_depth(net, pieces):
     assert bninspect.recalibrate(net, pieces, how="sequential").passes == 3  # stem, both branches together, head
 
