@@ -96,6 +96,31 @@ def allowed(path, records):
     return places
 
 
+def checksums(path):
+    """Of each record: what the directory, the header before it and the descriptor behind it say; 0 where none is."""
+    raw, found = path.read_bytes(), []
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            (before,) = struct.unpack_from("<I", raw, info.header_offset + 14)
+            start = info.header_offset + 30 + sum(struct.unpack_from("<2H", raw, info.header_offset + 26))
+            magic, behind = struct.unpack_from("<4sI", raw, start + info.file_size)
+            found.append((info.CRC, before, behind if magic == b"PK\x07\x08" else 0))
+    return found
+
+
+@pytest.mark.parametrize("writer", ["torch", "zipfile"])
+def test_every_copy_of_a_checksum_is_the_new_one(run, training, writer):
+    """torch writes them behind each record, Python's zipfile before it, and both in the directory."""
+    path, _ = training
+    if writer == "zipfile":
+        rezipped(path, zipfile.ZIP_STORED)
+    assert run(*GO, "--checkpoint", "best.pt", "--set", "model", "-o", "new.pt")[0] == 0
+    old, new = checksums(path / "best.pt"), checksums(path / "new.pt")
+    assert sum(a != b for a, b in zip(old, new, strict=True)) == 4
+    place = 2 if writer == "torch" else 1
+    assert all(crc == (crc, *others)[place] for crc, *others in new)
+
+
 def records_of(path, prefix):
     """The names of the records that hold statistics: they are there in the order of the tensors."""
     order = {}
@@ -231,12 +256,16 @@ def without_statistics(path, held):
     torch.save(held, path / "best.pt")
 
 
-def deflated(path, _):
+def rezipped(path, method):
     with zipfile.ZipFile(path / "best.pt") as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path / "best.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path / "best.pt", "w", method) as archive:
         for name, content in parts.items():
             archive.writestr(name, content)
+
+
+def deflated(path, _):
+    rezipped(path, zipfile.ZIP_DEFLATED)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+import msgspec
+
 from bninspect.errors import InputError
 from bninspect.report import How
 
@@ -61,7 +63,7 @@ def recalibrate(
     from bninspect.inspection.recalibrate import buffers, figures
     from bninspect.inspection.recalibrate.data import Data
     from bninspect.inspection.recalibrate.hows import HOWS
-    from bninspect.inspection.recalibrate.layers import NOT_EXECUTED, chosen, left_out
+    from bninspect.inspection.recalibrate.layers import NOT_EXECUTED, chosen, coarse, left_out
     from bninspect.inspection.recalibrate.trial import Trial
     from bninspect.observe.process import resolve_device
     from bninspect.observe.unwrap import unwrap
@@ -76,4 +78,4 @@ def recalibrate(
     estimate = HOWS[how](trial, before, paths, passes)
     report = figures.report(how, before, estimate, paths, left)
     buffers.put(layers, estimate.values, report.num_pieces)
-    return report
+    return msgspec.structs.replace(report, notes=(*report.notes, *coarse(layers)))

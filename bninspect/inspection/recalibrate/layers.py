@@ -13,6 +13,8 @@ from bninspect.observe.layers import batchnorms, num_features
 from bninspect.report import LeftLayer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
 NOT_EXECUTED = "not executed"
@@ -32,6 +34,18 @@ def chosen(model: nn.Module, name: str) -> tuple[dict[str, nn.Module], tuple[Lef
     if not wanted:
         raise InputError(f"{name} has no statistics to estimate: {_summary(left)}")
     return wanted, left
+
+
+def coarse(layers: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """What to know where buffers are of a type that may be too coarse to come within the limit."""
+    types = {module.running_mean.dtype for module in layers.values() if isinstance(module.running_mean, Tensor)}
+    names = sorted(str(kind).removeprefix("torch.") for kind in types if kind.itemsize < 4)
+    if not names:
+        return ()
+    return (
+        f"statistics are stored as {' and '.join(names)}: where a mean is many deviations from 0, or the input is as "
+        "coarse, no number of passes brings them closer",
+    )
 
 
 def left_out(path: str, module: nn.Module, reason: str) -> LeftLayer:

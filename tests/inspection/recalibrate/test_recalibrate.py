@@ -296,8 +296,13 @@ def test_statistics_that_half_precision_cannot_hold(pieces):
     assert fingerprint(model) == before
 
 
-def frozen(model):
-    return model.requires_grad_(False)
+def test_statistics_that_bfloat16_cannot_hold_closely_are_told():
+    model = nn.BatchNorm1d(3).bfloat16().eval()
+    x = torch.randn(64, 3).bfloat16() + 100
+    report = bninspect.recalibrate(model, x)
+    torch.testing.assert_close(model.running_mean, x.double().mean(0).bfloat16())
+    assert "stored as bfloat16" in report.notes[-1]
+    assert bninspect.recalibrate(nn.BatchNorm1d(3), x.float()).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,13 @@ def test_a_load_that_left_the_statistics_out(trained, data):
     assert found.accuracy > max(0.97, found.accuracy_before)
 
 
+def test_labels_are_split_with_their_images(trained, data):
+    order = torch.argsort(data[1])  # sorted by class: the labels of the first images are not those of the others
+    piece = [data[0][order], data[1][order]]
+    found = bninspect.recalibrate(copy.deepcopy(trained[1]), [piece], batch_size=100).predictions
+    assert (found.num_labelled, found.accuracy) == (512, pytest.approx(1, abs=0.03))
+
+
 def test_labels_and_order(trained, data):
     """A loader that shuffles by a generator of its own gives another order each time: accuracy is known, change not."""
     shuffled = DataLoader(TensorDataset(*data), 64, shuffle=True, generator=torch.Generator().manual_seed(1))
