@@ -3,7 +3,7 @@
 A program owns some channels and some images. It sums ``d = x - shift`` and ``d^2`` in float32, ``shift`` being the mean
 of its first tile, so that the sums keep their digits at any offset; sums are kept element by element in registers, and
 flushed into float64 after a few additions, once an image at the least. What the programs of all layers of a forward
-found lies in one buffer, and is merged by one launch (Chan, Golub and LeVeque, COMPSTAT 1982) and copied to the host
+found lies in one buffer, and is merged by one launch, in float64 around one of their means, and copied to the host
 once, after the forward: nothing waits inside it.
 
 Taken are float32, float16 and bfloat16 in contiguous layouts ``[N, C, S]`` and ``[N, S, C]`` with more than one
@@ -20,14 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bninspect.moments import Moments, view_of
+from bninspect.moments import Moments, kernels, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import triton.language as tl
-else:
-    tl: Any = None  # triton.language, where the kernels look it up; set by _kernels()
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FIGURES = 8  # of a program and channel: images, mean, M2, image_M2, zeros, min, max, sum of d^2
@@ -36,7 +33,7 @@ _PLANES = 512, 2  # values of a tile and warps: measured best on an H100, positi
 _PIXELS = 2048, 4  # and channels innermost
 _MOST_CHANNELS = 64  # of a tile of pixels
 _WAVES = 16  # programs per multiprocessor
-_WIDTH = 32  # channels that one program merges
+_WIDTH, _HEIGHT = 32, 32  # channels that one program merges, and figures of each at a time
 _FAR = 8.0  # a channel is trusted where its squares around the shifts are at most so many times its M2
 _PARTIAL = 1 << 19  # entries of the buffer for partial figures, 4 MB: what is full is merged and used again
 _ALIGNED = 16
@@ -228,15 +225,15 @@ def _kernels() -> tuple[Any, Any]:
     import triton
     import triton.language
 
-    globals()["tl"] = triton.language
-    return triton.jit(_layer), triton.jit(_merge)
+    vars(kernels)["tl"] = triton.language
+    return triton.jit(kernels.layer), triton.jit(kernels.merge)
 
 
 def _merged(partial: Tensor, layers: tuple[tuple[int, ...], ...]) -> Tensor:
     """The fields of :class:`Moments` of these layers side by side, ``[10, C1 + C2 + ...]``, by one launch."""
     table, blocks, channels = _tables(layers, partial.device)
     merged = torch.empty((len(Moments._fields), channels), dtype=torch.float64, device=partial.device)
-    _kernels()[1][(blocks.shape[0],)](partial, merged, table, blocks, channels, W=_WIDTH, FAR=_FAR, num_warps=1)
+    _kernels()[1][(blocks.shape[0],)](partial, merged, table, blocks, channels, W=_WIDTH, K=_HEIGHT, FAR=_FAR)
     return merged
 
 
@@ -249,147 +246,3 @@ def _tables(layers: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[
         blocks += [(index, first) for first in range(0, channels, _WIDTH)]
         start += channels
     return torch.tensor(rows, device=device), torch.tensor(blocks, device=device), start
-
-
-# The kernels. Names of sizes are those of the formulas; a loop counts from zero, and what it counts is added to.
-
-
-def _layer(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0912, PLR0915, PLR0917  # a kernel is one function
-    x, out, N, C, S, PER,  # noqa: ANN001
-    LAST: tl.constexpr, R: tl.constexpr, B: tl.constexpr,
-    FULL: tl.constexpr, TAIL: tl.constexpr, WHOLE: tl.constexpr, FLUSH: tl.constexpr,
-):  # fmt: skip
-    """Partial figures of R channels over PER images, each read in tiles ``[R, B]``: full ones, then the tail masked."""
-    c = tl.program_id(0) * R + tl.arange(0, R)
-    s = tl.arange(0, B)
-    inside = c < C
-    n0 = tl.program_id(1) * PER
-    if LAST:
-        cell = s[None, :] * C + c[:, None]
-        step = B * C
-    else:
-        cell = c[:, None] * S + s[None, :]
-        step = B
-    image = C.to(tl.int64) * S
-    if WHOLE:
-        start = s[None, :] < S
-        rest = (FULL * B + s)[None, :] < S
-    else:
-        start = inside[:, None] & (s[None, :] < S)
-        rest = inside[:, None] & ((FULL * B + s)[None, :] < S)
-    first = tl.load(x + n0.to(tl.int64) * image + cell, mask=start, other=0.0).to(tl.float32)
-    shift = (tl.sum(first, 1) / tl.minimum(S, B).to(tl.float32))[:, None]
-    count = 0.0
-    mean = tl.zeros((R,), tl.float64)
-    spread = tl.zeros((R,), tl.float64)
-    between = tl.zeros((R,), tl.float64)
-    squares = tl.zeros((R,), tl.float64)
-    zeros = tl.zeros((R, B), tl.float32)
-    low = tl.full((R, B), float("inf"), tl.float32)
-    high = tl.full((R, B), float("-inf"), tl.float32)
-    size = S.to(tl.float64)
-    for i in range(tl.minimum(PER, N - n0)):
-        row = x + (n0 + i).to(tl.int64) * image + cell
-        total = tl.zeros((R,), tl.float64)
-        square = tl.zeros((R,), tl.float64)
-        for g in range(FULL // FLUSH):
-            a = tl.zeros((R, B), tl.float32)
-            q = tl.zeros((R, B), tl.float32)
-            for k in range(FLUSH):
-                if WHOLE:
-                    v = tl.load(row + (g * FLUSH + k) * step).to(tl.float32)
-                else:
-                    v = tl.load(row + (g * FLUSH + k) * step, mask=inside[:, None], other=0.0).to(tl.float32)
-                d = v - shift
-                a += d
-                q += d * d
-                low = tl.minimum(low, v)
-                high = tl.maximum(high, v)
-                zeros += (v == 0.0).to(tl.float32)
-            total += tl.sum(a, 1).to(tl.float64)
-            square += tl.sum(q, 1).to(tl.float64)
-        a = tl.zeros((R, B), tl.float32)
-        q = tl.zeros((R, B), tl.float32)
-        for k in range(FULL % FLUSH):
-            if WHOLE:
-                v = tl.load(row + (FULL // FLUSH * FLUSH + k) * step).to(tl.float32)
-            else:
-                v = tl.load(row + (FULL // FLUSH * FLUSH + k) * step, mask=inside[:, None], other=0.0).to(tl.float32)
-            d = v - shift
-            a += d
-            q += d * d
-            low = tl.minimum(low, v)
-            high = tl.maximum(high, v)
-            zeros += (v == 0.0).to(tl.float32)
-        if TAIL:
-            v = tl.load(row + FULL * step, mask=rest, other=0.0).to(tl.float32)
-            d = tl.where(rest, v - shift, 0.0)
-            a += d
-            q += d * d
-            low = tl.minimum(low, tl.where(rest, v, float("inf")))
-            high = tl.maximum(high, tl.where(rest, v, float("-inf")))
-            zeros += (rest & (v == 0.0)).to(tl.float32)
-        total += tl.sum(a, 1).to(tl.float64)
-        square += tl.sum(q, 1).to(tl.float64)
-        own = total / size
-        delta = own - mean
-        count += 1.0
-        mean += delta / count
-        between += delta * (own - mean)
-        spread += square - total * own
-        squares += square
-    o = out + (tl.program_id(1) * C + c) * 8
-    tl.store(o, tl.zeros((R,), tl.float64) + count, mask=inside)
-    tl.store(o + 1, mean + tl.sum(shift, 1).to(tl.float64), mask=inside)
-    tl.store(o + 2, spread + between * size, mask=inside)
-    tl.store(o + 3, between, mask=inside)
-    tl.store(o + 4, tl.sum(zeros.to(tl.float64), 1), mask=inside)
-    tl.store(o + 5, tl.min(low, 1).to(tl.float64), mask=inside)
-    tl.store(o + 6, tl.max(high, 1).to(tl.float64), mask=inside)
-    tl.store(o + 7, squares, mask=inside)
-
-
-def _merge(source, merged, table, blocks, total, W: tl.constexpr, FAR: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0917
-    """Figures of W channels of one layer, over all its programs."""
-    layer = tl.load(blocks + tl.program_id(0) * 2)
-    c = tl.load(blocks + tl.program_id(0) * 2 + 1) + tl.arange(0, W)
-    row = table + layer * 5
-    splits = tl.load(row + 1)
-    C = tl.load(row + 2)
-    size = tl.load(row + 3).to(tl.float64)
-    inside = c < C
-    count = tl.zeros((W,), tl.float64)
-    mean = tl.zeros((W,), tl.float64)
-    spread = tl.zeros((W,), tl.float64)
-    between = tl.zeros((W,), tl.float64)
-    zeros = tl.zeros((W,), tl.float64)
-    squares = tl.zeros((W,), tl.float64)
-    low = tl.full((W,), float("inf"), tl.float64)
-    high = tl.full((W,), float("-inf"), tl.float64)
-    for k in range(splits):
-        p = source + tl.load(row) + (k * C + c) * 8
-        n = tl.load(p, mask=inside, other=1.0)
-        delta = tl.load(p + 1, mask=inside, other=0.0) - mean
-        apart = delta * delta * count * n / (count + n)
-        mean += delta * n / (count + n)
-        count += n
-        spread += tl.load(p + 2, mask=inside, other=0.0) + apart * size
-        between += tl.load(p + 3, mask=inside, other=0.0) + apart
-        zeros += tl.load(p + 4, mask=inside, other=0.0)
-        low = tl.minimum(low, tl.load(p + 5, mask=inside, other=0.0))
-        high = tl.maximum(high, tl.load(p + 6, mask=inside, other=0.0))
-        squares += tl.load(p + 7, mask=inside, other=0.0)
-    constant = low == high
-    spread = tl.where(constant, 0.0, spread)
-    mean = tl.where(constant, low, tl.where(squares > FAR * spread, float("nan"), mean))
-    o = merged + tl.load(row + 4) + c
-    tl.store(o, count * size, mask=inside)
-    tl.store(o + total, mean, mask=inside)
-    tl.store(o + total * 2, spread, mask=inside)
-    tl.store(o + total * 3, count, mask=inside)
-    tl.store(o + total * 4, mean, mask=inside)
-    tl.store(o + total * 5, tl.where(constant, 0.0, between), mask=inside)
-    tl.store(o + total * 6, tl.zeros((W,), tl.float64), mask=inside)
-    tl.store(o + total * 7, zeros, mask=inside)
-    tl.store(o + total * 8, low, mask=inside)
-    tl.store(o + total * 9, high, mask=inside)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import itertools
 import os
 import statistics
@@ -67,22 +68,21 @@ def prepared(name, kind, images):
     return (model.bfloat16(), x.bfloat16()) if "bf16" in kind else (model, x)
 
 
-def timed(action, base=0):
-    """Seconds, and bytes at the peak beyond ``base``."""
+def timed(action):
+    """Seconds, and bytes at the peak."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     action()
     torch.cuda.synchronize()
-    return time.perf_counter() - start, torch.cuda.max_memory_allocated() - base
+    return time.perf_counter() - start, torch.cuda.max_memory_allocated()
 
 
 def ours(model, x, rounds):
     """Medians of the ratios of a streamed piece to a bare forward right before it: time and memory; bare seconds."""
     bare, spent, most = [], [], []
-    base = torch.cuda.memory_allocated()
     with torch.no_grad():
-        _, alone = timed(lambda: model(x), base)
+        _, alone = timed(lambda: model(x))
 
     def pieces():
         for _ in range(rounds + 2):
@@ -94,7 +94,7 @@ def ours(model, x, rounds):
             yield x
             torch.cuda.synchronize()
             spent.append(time.perf_counter() - start)
-            most.append(torch.cuda.max_memory_allocated() - base)  # buffers of the run among it
+            most.append(torch.cuda.max_memory_allocated())  # buffers of the run among it
 
     report = bninspect.stats(model, pieces())
     assert report.layers[0].count == (rounds + 2) * len(x) * 112 * 112
@@ -159,6 +159,7 @@ def main():
             )
             over += [what] * (ratio > bound or memory > MEMORY)
             del model, x
+            gc.collect()
             torch.cuda.empty_cache()
     print("over their bounds: " + (", ".join(over) or "none"))
 
