@@ -14,7 +14,7 @@ else:
     tl: Any = None  # triton.language, where the kernels look it up; set when they are compiled
 
 
-def layer(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915, PLR0917  # a kernel is one function
+def layer(  # type: ignore[no-untyped-def]  # noqa: ANN201, PLR0912, PLR0915, PLR0917  # a kernel is one function
     x, out, N, C, S, PER,  # noqa: ANN001
     LAST: tl.constexpr, R: tl.constexpr, B: tl.constexpr,
     FULL: tl.constexpr, TAIL: tl.constexpr, WHOLE: tl.constexpr, FLUSH: tl.constexpr,
@@ -109,7 +109,7 @@ def layer(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915, PLR0917  #
     tl.store(o + 7, squares, mask=inside)
 
 
-def merge(source, merged, table, blocks, total, W: tl.constexpr, K: tl.constexpr, FAR: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, PLR0917
+def merge(source, merged, table, blocks, total, W: tl.constexpr, K: tl.constexpr, FAR: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0917
     """Moments of W channels of one layer over all its programs, K at a time, around the mean of the first."""
     layer = tl.load(blocks + tl.program_id(0) * 2)
     c = tl.load(blocks + tl.program_id(0) * 2 + 1) + tl.arange(0, W)
