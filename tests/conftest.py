@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 if os.environ.get("PYTEST_XDIST_WORKER"):  # one thread each: workers beside each other have no cores to spare
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    os.environ.pop("COLUMNS", None)  # set for its own lines of progress; a test says how wide its terminal is
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background starts with Ctrl-C ignored
 
 
