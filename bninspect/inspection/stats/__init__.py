@@ -51,15 +51,19 @@ def stats(
     from bninspect.inspection.stats.pieces import first_of, fresh_layer, pieces_of, with_values
     from bninspect.inspection.stats.run import Run
     from bninspect.observe.process import resolve_device, undisturbed
+    from bninspect.observe.shadow import set_mode
     from bninspect.observe.unwrap import unwrap
 
     pieces = pieces_of(batch, batch_size)
+    bare = model is None
     if model is None:
         first, pieces = first_of(pieces)
         mode, model = mode or "train", fresh_layer(first[0])
     model, mode = unwrap(model), mode or "eval"
     place = resolve_device(device, model)
     run = Run(model, mode, place, layer=layer, extremes=extremes, source=source)
+    if bare:  # no figure needs a piece normalised, and one of a single row could not be
+        set_mode(run.twin, "eval")
     output = []
     with undisturbed(place):
         for piece in pieces:

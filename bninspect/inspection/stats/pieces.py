@@ -72,6 +72,10 @@ def with_values(report: StatsReport, output: list[tuple[Tensor, Tensor]]) -> Sta
     (layer,) = report.layers
     channels = layer.channels
     assert channels is not None
+    if report.tool.mode == "train" and layer.count == 1:
+        raise InputError(
+            "one value per channel cannot be normalised by its own statistics: give more rows, or no --values"
+        )
     x = np.concatenate([piece.double().numpy() for piece, _ in output])
     shape = (1, -1, *([1] * (x.ndim - 2)))
     mean, var = channels.mean, channels.var

@@ -298,7 +298,7 @@ def test_wrong_channels_name_the_layer_and_what_it_wanted(resnet18):
 
 def test_one_value_per_channel_in_train_mode():
     with pytest.raises(ForwardError, match="more than 1 value per channel"):
-        bninspect.stats(None, torch.randn(1, 3))
+        bninspect.stats(nn.BatchNorm1d(3), torch.randn(1, 3), mode="train")
 
 
 def test_a_glob_that_matches_nothing_names_the_layers(resnet18):
@@ -323,3 +323,23 @@ def test_what_is_no_model_is_refused():
 def test_batch_sizes_are_positive(value):
     with pytest.raises(InputError, match="at least 1"):
         bninspect.stats(None, torch.randn(2, 3), batch_size=value)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 1), (1, 4), (1, 1, 1)], ids=str)
+def test_pieces_of_one_row_are_measured_without_a_model(sizes):
+    x = torch.randn(sum(sizes), 5, dtype=torch.float64)
+    report = bninspect.stats(None, list(x.split(sizes)), values=True)
+    (layer,) = report.layers
+    assert (report.tool.mode, layer.count) == ("train", sum(sizes))
+    np.testing.assert_allclose(layer.channels.var, x.var(0, correction=0), rtol=1e-12)
+    expected = nn.BatchNorm1d(5, dtype=torch.float64)(x).detach()
+    np.testing.assert_allclose(report.values, expected, atol=1e-12)
+
+
+def test_one_row_in_all_has_figures_and_no_values():
+    (layer,) = bninspect.stats(None, torch.tensor([[1.0, 2.0]])).layers
+    assert layer.channels.mean.tolist() == [1, 2]
+    assert layer.channels.var.tolist() == [0, 0]
+    assert np.isnan(layer.channels.var_unbiased).all()
+    with pytest.raises(InputError, match="one value per channel cannot be normalised"):
+        bninspect.stats(None, torch.tensor([[1.0, 2.0]]), values=True)
