@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bninspect.inspection.check import check
     from bninspect.inspection.diff import diff
+    from bninspect.inspection.merge import merge
     from bninspect.inspection.noise import noise
+    from bninspect.inspection.population import population
     from bninspect.inspection.recalibrate import recalibrate
     from bninspect.inspection.stats import stats
     from bninspect.inspection.summary import summary
 
-__all__ = ["check", "diff", "noise", "recalibrate", "stats", "summary"]
+__all__ = ["check", "diff", "merge", "noise", "population", "recalibrate", "stats", "summary"]
 __version__ = "0.1.0"
 
 

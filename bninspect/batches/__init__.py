@@ -20,6 +20,8 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line says about a batch beside its name.
 
     ``transforms`` are named by the user, those of torchvision's weights; ``own`` gives the model's, with their name.
+    With ``share`` (a rank and the number of processes) data are given as they are, not begun and not cut: a tensor, a
+    data set, a loader or an iterable.
     With ``labels`` a loader's pieces are lists ``[input, labels]`` where it gives labels.
     """
 
@@ -33,12 +35,14 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     max_batches: int | None = None
     labels: bool = False
+    share: tuple[int, int] | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """A batch: ``data`` is a tensor, or an iterable of tensors, or of tuples of them for a model of several inputs.
 
-    What streams can be gone through again where its source can.
+    What streams can be gone through again where its source can. Where data were asked for as they are, ``pick`` finds
+    the input in one step of them, and ``own_share`` tells that they are the share of one process alone.
     """
 
     name: str
@@ -47,6 +51,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     element: str | None = None
     synthetic: bool = False
     num_images: int | None = None
+    pick: Callable[[Any], Any] | None = None
+    own_share: bool = False
 
 
 def find(text: str, sources: dict[str, ModuleType]) -> tuple[ModuleType, str]:

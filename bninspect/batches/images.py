@@ -46,6 +46,8 @@ def load(value: str, options: BatchOptions) -> Batch:
     images = _Images(paths, transforms)
     loader: Any = DataLoader(images, batch_size=size, num_workers=options.workers, collate_fn=_stacked)  # type: ignore[arg-type]
     kind = f"{'image' if len(paths) == 1 else 'images'}, {name}"
+    if options.share:
+        return Batch(name=value, kind=kind, data=loader, num_images=len(paths), pick=_checked)
     pieces = streamed(value, kind, map(_checked, loader), options, again=lambda: map(_checked, loader)).data
     number = len(paths) if options.max_batches is None else min(len(paths), size * options.max_batches)
     return Batch(name=value, kind=kind, data=pieces, num_images=number)

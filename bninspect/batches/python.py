@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ def load(value: str, options: BatchOptions) -> Batch:
 
     shown = printable(value)
     found = load_object(value)
+    if options.share:
+        return _whole(value, found, options, options.share)
     again = None
     if callable(found) and not hasattr(found, "__iter__"):
         again = partial(_called, found, shown)
@@ -45,6 +48,33 @@ def load(value: str, options: BatchOptions) -> Batch:
     if not hasattr(found, "__iter__"):
         raise SourceError(f"{shown} is a {type(found).__name__}: a loader, an iterable or a tensor was expected")
     return streamed(value, "python", found, options, again)
+
+
+def _whole(value: str, found: Any, options: BatchOptions, share: tuple[int, int]) -> Batch:
+    """The data as they are: a data set, a loader, an iterable; of a function that takes them, the share of a rank."""
+    from torch import Tensor
+
+    shown = printable(value)
+    own_share = False
+    if callable(found) and not hasattr(found, "__iter__"):
+        own_share = _takes_share(found)
+        names = dict(zip(("rank", "world_size"), share, strict=True)) if own_share else {}
+        found = _called(partial(found, **names), shown)
+    if isinstance(found, (Tensor, dict, tuple)):
+        element, found = pick(found, options.key, shown)
+        return Batch(name=value, kind="python", data=found, element=element)
+
+    def input_of(step: Any) -> Any:
+        return pick(step, options.key, shown)[1]
+
+    return Batch(name=value, kind="python", data=found, pick=input_of, own_share=own_share)
+
+
+def _takes_share(function: Any) -> bool:
+    try:
+        return {"rank", "world_size"} <= set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return False
 
 
 def streamed(

@@ -13,6 +13,7 @@ from bninspect import __version__
 from bninspect.cli._output import ClosedPipeError, silence
 from bninspect.cli.check import check
 from bninspect.cli.diff import diff
+from bninspect.cli.merge import merge
 from bninspect.cli.noise import noise
 from bninspect.cli.recalibrate import recalibrate
 from bninspect.cli.rule import rule
@@ -34,6 +35,7 @@ cli.add_command(stats)
 cli.add_command(check)
 cli.add_command(rule)
 cli.add_command(diff)
+cli.add_command(merge)
 cli.add_command(recalibrate)
 cli.add_command(noise)
 cli.add_command(schema)

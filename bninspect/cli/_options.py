@@ -301,6 +301,7 @@ def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:
         size=settings["batch_size"],
         own=own,
         labels=settings.get("labels", False),
+        share=settings.get("share"),
     )
     found: Batch = source.load(value, wanted)
     return found

@@ -25,6 +25,7 @@ Examples:
   bninspect stats best.pt
   bninspect stats nets.py:model --checkpoint best.pt --batch batch.pt
   bninspect stats resnet18 --batch batch.pt --snapshot bn.json --update
+  torchrun --nproc-per-node 4 -m bninspect stats nets.py:model --batch data.py:dataset --parts run/
 """
 
 
@@ -44,6 +45,18 @@ Examples:
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Only the first K rows.")
 @click.option("--values/--no-values", default=None, help="Without MODEL: print the normalised batch (small ones are).")
 @click.option("--live", is_flag=True, help="On a terminal: show the table while the pieces stream.")
+@click.option("--parts", metavar="DIR", help="Measure a share of a data set into DIR, for merge; see torchrun.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --parts: how often the part is written.",
+)
+@click.option(
+    "--sample", type=click.IntRange(2), metavar="K", help="With --parts: K images, drawn from all of them by --seed."
+)
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:K; default cpu.")
 @click.option(
     "--mode",
@@ -71,12 +84,25 @@ def stats(
     """
     from bninspect.inspection.stats.arrange import arrange
 
+    if settings["parts"] is not None:
+        return _share(model, batch, settings)
+    if settings["sample"] is not None:
+        raise click.UsageError("--sample draws from a data set that is measured into parts: add --parts DIR")
     report = _measure(model, batch, settings, hashed=snapshot is not None)
     renderer = _plugins.formats(report.schema)[fmt]
     if snapshot is not None:
         return conclude(report, snapshot, renderer, output=output, color=color, vectors=settings["channels"])
     report = arrange(report, channels=settings["channels"], sort=settings["sort"], top=settings["top"])
     emit(report, renderer, output=output, color=color)
+    return 0
+
+
+def _share(model: str | None, batch: str | None, settings: dict[str, Any]) -> int:
+    from bninspect.cli._share import measure
+
+    if model is None or batch is None:
+        raise click.UsageError("--parts needs both a MODEL and a --batch SOURCE")
+    measure(model, batch, settings)
     return 0
 
 

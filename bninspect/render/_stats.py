@@ -41,12 +41,12 @@ _STORED = (
 )
 CHANNEL_FIELDS = (
     "mean", "var", "var_unbiased", "std", "min", "max", "zero_fraction", "nonfinite", "weight", "bias",
-    "running_mean", "running_var", "scale", "d", "r", "z", "between_image_var",
+    "running_mean", "running_var", "scale", "d", "r", "z", "between_image_var", "mean_error",
 )  # fmt: skip
 _PRIORITY = {
     "mean": 0, "var": 0, "d": 0, "z": 1, "r": 1, "running_mean": 1, "running_var": 1, "weight": 2, "bias": 2,
     "scale": 3, "nonfinite": 3, "min": 4, "max": 4, "zero_fraction": 5, "std": 6, "var_unbiased": 7,
-    "between_image_var": 8,
+    "between_image_var": 8, "mean_error": 1,
 }  # fmt: skip
 _VALUES = 4
 

@@ -30,6 +30,8 @@ class Channels(Struct, frozen=True, kw_only=True, gc=False):
         r: ``sqrt((var + eps) / (running_var + eps))`` (the same).
         z: ``(mean - running_mean) / sqrt(between_image_var / num_images)``: d in standard errors, images (not
             pixels) being the independent samples.
+        mean_error: standard error of ``mean`` for the whole that a sample was drawn from (``--sample``), over images:
+            ``sqrt(between_image_var / num_images * (1 - sample / whole))``.
     """
 
     index: Vector | None = None
@@ -50,6 +52,7 @@ class Channels(Struct, frozen=True, kw_only=True, gc=False):
     d: Vector | None = None
     r: Vector | None = None
     z: Vector | None = None
+    mean_error: Vector | None = None
 
 
 class StatsLayer(Struct, frozen=True, kw_only=True, gc=False):

@@ -128,9 +128,11 @@ def _folded(function: np.ufunc, flat: Vector, starts: Vector, ends: Vector, noth
     return folded
 
 
-def live(layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extremes: bool) -> StatsLayer:
-    """What a batch did in a layer; ``found`` holds the moments of its input."""
-    channels = _channels(layer, found, extremes=extremes)
+def live(
+    layer: BatchNormLayer, found: Moments, calls: int, dtype: str, *, extremes: bool, sampled: float | None = None
+) -> StatsLayer:
+    """What a batch did in a layer; ``found`` holds the moments of its input, ``sampled`` the share of images drawn."""
+    channels = _channels(layer, found, extremes=extremes, sampled=sampled)
     return StatsLayer(
         **_settings(layer),
         nonfinite_state=sum(extremes_of(getattr(layer, name) for name in STATE)[2]),
@@ -150,7 +152,7 @@ def _settings(layer: BatchNormLayer) -> dict[str, Any]:
     return dict(zip(_SETTINGS, _settings_of(layer), strict=True))
 
 
-def _channels(layer: BatchNormLayer, found: Moments, *, extremes: bool) -> Channels:
+def _channels(layer: BatchNormLayer, found: Moments, *, extremes: bool, sampled: float | None) -> Channels:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         var = np.where(found.count > 0, found.M2 / found.count, np.nan)
         seen = found.count > 0
@@ -166,6 +168,7 @@ def _channels(layer: BatchNormLayer, found: Moments, *, extremes: bool) -> Chann
             zero_fraction=found.zeros / found.count if extremes else None,
             nonfinite=found.nonfinite.astype(np.int64),
             between_image_var=between,
+            mean_error=None if sampled is None else np.sqrt(between / found.images * (1 - sampled)),
             weight=layer.weight,
             bias=layer.bias,
             running_mean=layer.running_mean,

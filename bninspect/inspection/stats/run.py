@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from bninspect import moments
 from bninspect.errors import InputError
-from bninspect.inspection.stats import figures
+from bninspect.inspection.stats.assemble import Pooled, assemble, split
 from bninspect.inspection.stats.pieces import refuse_unfit
 from bninspect.moments import queued
 from bninspect.moments.way import Way
@@ -23,7 +21,7 @@ from bninspect.observe.layers import batchnorms, describe, given, scripted, unju
 from bninspect.observe.norms import Norm, plain
 from bninspect.observe.process import tool_of
 from bninspect.observe.shadow import remarks, set_mode, shadow
-from bninspect.report import LayerRef, Mode, Source, StatsReport
+from bninspect.report import Mode, Source, StatsReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +56,7 @@ class Run:
         self.twin = shadow(model, device=place)
         self.audit = Audit(self.twin, self._direct)
         self.way = Way(place)
-        self.pooled: dict[tuple[str, ...], Moments] = {}  # of all layers side by side, by the order of their calls
+        self.pooled: Pooled = {}
         self.measured: tuple[tuple[str, ...], Moments] | None = None  # of the last piece
         self.dtypes: dict[str, str] = {}
         self.seen: list[tuple[str, Found]] = []  # in the forward that runs
@@ -138,43 +136,30 @@ class Run:
             self.measured = None
 
     def _split(self, paths: tuple[str, ...], vector: Vector) -> list[Vector]:
-        """A vector over all layers side by side, by layer."""
-        return np.split(vector, np.cumsum([self.layers[path].num_features for path in paths])[:-1])
+        return split(self.layers, paths, vector)
 
-    def _by_layer(self) -> dict[str, tuple[Moments, int]]:
-        """Moments of each layer, pooled over its calls, and the most calls in one forward; in call order."""
-        found: dict[str, tuple[Moments, int]] = {}
-        for paths, pooled in self.pooled.items():
-            calls = Counter(paths)
-            for path, *vectors in zip(paths, *(self._split(paths, vector) for vector in pooled), strict=True):
-                more = moments.Moments(*vectors)
-                before, most = found.get(path, (None, 0))
-                found[path] = moments.merge(before, more) if before else more, max(most, calls[path])
+    def take(self) -> Pooled:
+        """What was measured since this was last asked; the run begins anew, and goes on counting."""
+        self._pool()
+        found, self.pooled = self.pooled, {}
         return found
 
     def report(self) -> StatsReport:
         """The report of everything that was fed so far, in call order."""
         self._pool()
-        called = self._by_layer()
-        layers = tuple(
-            figures.live(self.layers[path], found, calls, self.dtypes[path], extremes=self.extremes)
-            for path, (found, calls) in called.items()
-        )
-        missing = tuple(
-            LayerRef(path=path, kind=layer.kind, num_features=layer.num_features, calls=0)
-            for path, layer in self.layers.items()
-            if path not in called
-        )
+        return assemble(self.frame(), self.layers, self.pooled, self.dtypes, extremes=self.extremes)
+
+    def frame(self) -> StatsReport:
+        """The report without what was measured."""
         return StatsReport(
             tool=tool_of(self.place, self.dtype, self.mode),
             source=_with_shape(self.source, self.shape),
             num_images=self.images,
             num_pieces=self.pieces,
-            layers=layers,
-            never_called=missing,
+            layers=(),
             functional_calls=self.audit.report(),
             notes=(
-                *_notes(self, [path for path, (_, calls) in called.items() if calls > 1]),
+                *_notes(self),
                 *unjudged(self.twin),
                 *scripted(self.twin),
                 *remarks(self.twin),
@@ -183,14 +168,12 @@ class Run:
         )
 
 
-def _notes(run: Run, shared: list[str]) -> tuple[str, ...]:
+def _notes(run: Run) -> tuple[str, ...]:
     notes = []
     if not run.layers:
         notes.append(f"{run.name} has no BatchNorm layer")
     if run.source.synthetic:
         notes.append("the batch is synthetic: distances to the running statistics say nothing about real data")
-    if shared:
-        notes.append(f"called more than once in a forward, and pooled over the calls: {', '.join(shared)}")
     return tuple(notes)
 
 

@@ -1,0 +1,48 @@
+"""``bninspect merge``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bninspect import _plugins
+from bninspect.cli import _options as options
+from bninspect.cli._output import conclude, emit
+
+if TYPE_CHECKING:
+    from bninspect.inspection.snapshot import Snapshot
+
+EPILOG = """\b
+Examples:
+  bninspect merge run/
+  bninspect merge run/ --partial
+  bninspect merge run/ --channels --sort z --top 20
+  bninspect merge run/ --snapshot bn.json --update
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("parts", metavar="DIR")
+@click.option("--partial", is_flag=True, help="Report what there is, and say how much is missing.")
+@click.option("--channels", is_flag=True, help="One row per channel.")
+@click.option("--sort", metavar="COLUMN", help="Largest first, by a column of the csv format.")
+@click.option("--top", type=click.IntRange(1), metavar="K", help="Only the first K rows.")
+@options.output_options("bninspect.stats")
+@options.snapshot_options("bninspect.stats")
+def merge(parts: str, fmt: str, *, output: str | None, color: str, snapshot: Snapshot | None, **settings: Any) -> int:
+    """Put together the parts that stats --parts wrote into DIR, and print the report of stats.
+
+    The report is the same to the byte for any number of processes, any order and any restart. Parts that are missing,
+    that overlap or that are of another model, other data or other settings are refused, and named.
+    """
+    import bninspect
+    from bninspect.inspection.stats.arrange import arrange
+
+    report = bninspect.merge(parts, partial=settings["partial"])
+    renderer = _plugins.formats(report.schema)[fmt]
+    if snapshot is not None:
+        return conclude(report, snapshot, renderer, output=output, color=color, vectors=settings["channels"])
+    report = arrange(report, channels=settings["channels"], sort=settings["sort"], top=settings["top"])
+    emit(report, renderer, output=output, color=color)
+    return 0

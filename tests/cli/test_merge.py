@@ -1,0 +1,145 @@
+"""``stats --parts`` in one and in several processes, and ``merge``, by the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ended
+
+NETS = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8))
+"""
+DATA = """
+import torch
+from torch.utils.data import Dataset
+
+class Images(Dataset):
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, index):
+        return {"pixel_values": torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(index)), "label": index}
+
+def of_rank(rank, world_size):
+    for index in range(rank, 10, world_size):
+        yield torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(index))
+
+def stream():
+    yield from of_rank(0, 1)
+"""
+
+
+@pytest.fixture
+def work(run, tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "data.py").write_text(DATA)
+    torch.save(torch.randn(50, 3, 8, 8), tmp_path / "batch.pt")
+    threads = torch.get_num_threads()
+
+    def share(rank, world_size, *arguments, batch="data.py:Images"):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(world_size))
+        return run("stats", "nets.py:make", "--batch", batch, "--batch-size", "4", *arguments)
+
+    yield share
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("batch", ["data.py:Images", "batch.pt"])
+def test_two_processes_and_one_give_the_same_report(work, run, batch):
+    assert work(0, 1, "--parts", "one", batch=batch)[0] == 0
+    for rank in (1, 0):
+        code, out, err = work(rank, 2, "--parts", "two", batch=batch)
+        assert (code, out) == (0, "")
+        assert bool(err) == (rank == 0)
+    assert "rank 0 of 2: 24 of 24 images, " in err
+    assert err.endswith("rank 0 is done; when all are: bninspect merge two\n")
+    one, two = (run("merge", folder, "--format", "json", "--channels") for folder in ("one", "two"))
+    assert one == two
+    report = json.loads(one[1])
+    assert (report["num_images"], report["source"]["batch"]) == (50, batch)
+
+
+def test_torchrun_starts_the_processes(work, run, tmp_path):
+    work(0, 1, "--parts", "one")
+    environment = {name: text for name, text in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "bninspect"]
+    stats = ["stats", "nets.py:make", "--batch", "data.py:Images", "--batch-size", "4", "--parts", "two"]
+    done = ended([*torchrun, *stats], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "two").iterdir())) == 2
+    assert run("merge", "one", "--format", "json") == run("merge", "two", "--format", "json")
+
+
+def test_a_function_of_rank_and_world_size_gives_each_its_share(work, run):
+    for rank in range(3):
+        assert work(rank, 3, "--parts", "p", batch="data.py:of_rank")[0] == 0
+    report = json.loads(run("merge", "p", "--format", "json")[1])
+    assert report["num_images"] == 50
+    code, _, err = work(0, 2, "--parts", "q", batch="data.py:stream")
+    assert code == 2
+    assert "a generator cannot be cut into 2 shares: give a map-style data set, or a function that takes rank" in err
+
+
+def test_a_snapshot_of_the_merged_report(work, run):
+    work(0, 1, "--parts", "p")
+    assert run("merge", "p", "--snapshot", "bn.json", "--update")[0] == 0
+    assert run("merge", "p", "--snapshot", "bn.json")[0] == 0
+    work(0, 1, "--parts", "q", "--mode", "train")
+    assert run("merge", "q", "--snapshot", "bn.json")[0] == 1
+
+
+def test_missing_parts_are_named_and_partial_reports_the_rest(work, run):
+    work(1, 2, "--parts", "p")
+    code, out, err = run("merge", "p")
+    assert (code, out) == (2, "")
+    assert "24 of 50 images are missing (0 to 23, counted from 0)" in err
+    code, out, _ = run("merge", "p", "--partial")
+    assert code == 0
+    assert "Note: not the whole: 24 of 50 images are missing" in out
+
+
+def test_a_sample_shows_the_error_of_its_means(work, run):
+    work(0, 1, "--parts", "p", "--sample", "20")
+    assert "mean_error" in run("merge", "p", "--channels")[1]
+    code, _, err = run("stats", "nets.py:make", "--batch", "batch.pt", "--sample", "20")
+    assert code == 2
+    assert "add --parts DIR" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--format", "json"), "--format is about one: give it to bninspect merge"),
+        (("--channels",), "--channels is about one: give it to bninspect merge"),
+        (("--max-batches", "3"), "--max-batches is about one: leave it out"),
+    ],
+)
+def test_what_is_about_a_report_is_for_merge(work, arguments, text):
+    code, out, err = work(0, 1, "--parts", "p", *arguments)
+    assert (code, out) == (2, "")
+    assert text in err
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("x", "2"), ("0", "0"), ("-1", "2")])
+def test_ranks_that_are_none_are_refused(work, rank, size):
+    code, _, err = work(rank, size, "--parts", "p")
+    assert code == 2
+    assert "a rank is a number from 0" in err
+
+
+def test_random_batches_and_folders_that_are_files_are_refused(work, tmp_path):
+    assert "a random batch is made up" in work(0, 1, "--input", "3,8,8", "--parts", "p", batch="random")[2]
+    (tmp_path / "file").write_text("")
+    code, _, err = work(0, 1, "--parts", "file")
+    assert code == 2
+    assert "the folder file cannot be made: File exists" in err
