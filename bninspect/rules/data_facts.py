@@ -57,6 +57,25 @@ class Recalibrated(msgspec.Struct, frozen=True, kw_only=True):
     decided_after: float | None
 
 
+class OtherEps(msgspec.Struct, frozen=True, kw_only=True):
+    """What another eps in all layers does to the distance of layers from their running statistics.
+
+    Attributes:
+        eps: the one that was tried.
+        first: distance of the first layer, which no eps changes (:meth:`LayerFacts.distance`, but in units of
+            running_var alone); median over channels.
+        before: the same of the layer behind that is farthest off, with the eps that the model has.
+        after: the same with the other one.
+        changed: share of images whose top prediction changes; ``None`` where the output is no table of scores.
+    """
+
+    eps: float
+    first: float
+    before: float
+    after: float
+    changed: float | None
+
+
 class Padding(msgspec.Struct, frozen=True, kw_only=True):
     """Constant ends of the samples at the first layer: share of positions, shortest and longest, in positions."""
 
@@ -81,6 +100,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
         noise_batches: in how many batches it was measured.
         modes: running against batch statistics.
         recalibrated: what statistics of the batch did in their place; ``None`` too where the running ones fit.
+        other_eps: each customary eps that was tried.
         folded: by path of a layer that can be folded into the one before, largest difference that it makes to the
             output of one image, over the output's root mean square; and the spacing of numbers at 1 in its precision.
         padding: constant ends.
@@ -97,6 +117,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     noise_batches: int = 0
     modes: ModeChange | None = None
     recalibrated: Recalibrated | None = None
+    other_eps: tuple[OtherEps, ...] = ()
     folded: dict[str, tuple[float, float]] = {}
     padding: Padding | None = None
     candidates: tuple[Candidate, ...] | None = None

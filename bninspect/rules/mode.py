@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bninspect.rules._rule import rule
-from bninspect.rules.facts import Hit
+from bninspect.rules.facts import FEW, Hit, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,3 +227,42 @@ def bn210_train_mode(facts: Facts) -> Iterator[Hit]:
     if known and facts.data is not None and not facts.built and all(bn.training for bn in known):
         text = "the model is in train mode: predictions would normalise by the batch and move the statistics"
         yield Hit(message=text, evidence={"num_train": len(known)})
+
+
+@rule("warning", "eps", "running_var", "data?", explains=("BN401", "BN403", "BN404"))
+def bn211_decisive_eps(
+    facts: Facts, *, decides: float = 10.0, channels: float = 0.5, better: float = 4.0, apart: float = 0.05
+) -> Iterator[Hit]:
+    """Layers fit the data with another eps, or eps decides their scale.
+
+    Why: a channel is divided by sqrt(running_var + eps). Where running_var is small, eps decides how large the output
+    is, and weights that were trained with one eps do not work with another.
+
+    Do: set eps to what the weights were trained with: 1e-3 in TensorFlow and Keras, 1e-5 in PyTorch and Flax.
+
+    Hit: a network trained with eps 1e-3 on small inputs, and run with 1e-5: the second layer is given too much.
+
+    Miss: a shift of the data, which shows at the first layer; a large running_var, beside which no eps counts. Without
+    data, and where no other eps fits better, layers whose scale eps decides are told as info.
+
+    Thresholds: decides, in units of eps: a running_var below it is scaled otherwise by 5 % and more, had eps not been
+    there; channels, the share that must be below it; better, how many times the distance of the layer that is farthest
+    off has to drop, and to exceed that of the first layer, as in BN402; apart, the least distance that counts: a scale
+    that is off by a fifth.
+    """
+    tried = facts.data.other_eps if facts.data is not None and facts.data.num_images >= FEW else ()
+    fitting = [one for one in tried if better * max(one.first, one.after) <= one.before and one.before > apart]
+    if fitting:
+        fitting.sort(key=lambda one: one.after)
+        best, names = fitting[0], " or ".join(f"{one.eps:g}" for one in fitting)
+        told = f"the distance of the layer farthest off drops from {best.before:.2g} to {best.after:.2g}"
+        told += f", and {best.changed:.0%} of the predictions change" if best.changed else ""
+        numbers = {"distance_before": best.before, "distance_after": best.after, "disagreement": best.changed}
+        evidence = {name: value for name, value in numbers.items() if value is not None}
+        yield Hit(message=f"the layers fit the data with another eps: {names}", told=told, evidence=evidence)
+        return
+    for bn in facts.having("eps", "running_var"):
+        small = (bn.running_var > 0) & (bn.running_var < decides * bn.eps)
+        if share(small) > channels:
+            told = f"have a running_var below {decides:g} eps"
+            yield bn.hit("eps decides the scale of the output", small, "info", told=told, eps=bn.eps)

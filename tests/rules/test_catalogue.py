@@ -16,7 +16,7 @@ from bninspect.rules._rule import SECTIONS, Rule
 TESTS = "\n".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
 EXPECTED = (
     [f"BN1{n:02}" for n in range(1, 17)]
-    + [f"BN2{n:02}" for n in range(1, 11)]
+    + [f"BN2{n:02}" for n in range(1, 12)]
     + [f"BN3{n:02}" for n in range(1, 9)]
     + [f"BN4{n:02}" for n in range(1, 13)]
 )

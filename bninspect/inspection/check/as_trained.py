@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 
 from bninspect.inspection.check import between_batches as _groups
-from bninspect.inspection.check.batch_mode import mode_change
+from bninspect.inspection.check.batch_mode import mode_change, pooled
 from bninspect.rules.data_facts import ModeChange, Recalibrated
 from bninspect.rules.facts import median, share
 
@@ -123,16 +122,10 @@ def _recalibrated(
     return Recalibrated(
         layers=len(behind),
         distance_before=median([median(bn.distance(bn.channels.mean, bn.channels.var)) for bn in behind]),
-        distance_after=median([median(bn.distance(*_pooled(run.found[bn.path]))) for bn in behind]),
+        distance_after=median([median(bn.distance(*pooled(run.found[bn.path]))) for bn in behind]),
         decided_before=None if running is None else decided(running),
         decided_after=None if run.table is None else decided(run.table),
     )
-
-
-def _pooled(found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of several batches of one size together."""
-    means, variances = np.stack([mean for mean, _ in found]), np.stack([var for _, var in found])
-    return means.mean(0), variances.mean(0) + means.var(0)
 
 
 def decided(scores: Tensor) -> float:

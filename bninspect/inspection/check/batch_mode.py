@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,7 +20,6 @@ from bninspect.rules.data_facts import ModeChange
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     Float64 = npt.NDArray[np.float64]
@@ -100,6 +100,12 @@ def _in_order(parts: Sequence[Tensor | None], groups: Sequence[Tensor]) -> Tenso
         return None
     table = torch.cat([part for part in parts if part is not None])
     return table[torch.argsort(torch.cat(list(groups)))]
+
+
+def pooled(found: Sequence[tuple[Float64, Float64]]) -> tuple[Float64, Float64]:
+    """Mean and variance of several batches of one size together."""
+    means, variances = np.stack([mean for mean, _ in found]), np.stack([var for _, var in found])
+    return means.mean(0), variances.mean(0) + means.var(0)
 
 
 def change(a: Tensor, b: Tensor) -> tuple[float, float]:

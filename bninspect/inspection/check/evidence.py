@@ -17,6 +17,7 @@ from bninspect.inspection.check import hooks as _watch
 from bninspect.inspection.check import sample as _sample
 from bninspect.inspection.check.as_trained import Asked, as_trained
 from bninspect.inspection.check.batch_mode import Sample
+from bninspect.inspection.check.other_eps import other_eps
 from bninspect.observe import graph, meta
 from bninspect.observe.layers import batchnorms, describe, scripted, unjudged
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
@@ -194,13 +195,10 @@ class _Gathering:
             )
         inputs, errors = self.pieces.joined(), watch.square_errors()
         layers = _ordered(self.layers, {layer.path: layer for layer in report.layers}, seen, errors)
-        found = as_trained(
-            Asked(self.request.wanted, self.request.batch_size or self.pieces.usual),
-            Sample(self.model, self.place, inputs, self.name),
-            layers,
-            torch.cat(watch.scores) if watch.scores else None,
-            why,
-        )
+        sample = Sample(self.model, self.place, inputs, self.name)
+        running = torch.cat(watch.scores) if watch.scores else None
+        asked = Asked(self.request.wanted, self.request.batch_size or self.pieces.usual)
+        found = as_trained(asked, sample, layers, running, why)
         return Data(
             num_images=report.num_images or 0,
             batches=within.batches if self.user_made else 1,
@@ -212,6 +210,7 @@ class _Gathering:
             noise_batches=found.noise_batches,
             modes=found.modes,
             recalibrated=found.recalibrated,
+            other_eps=other_eps(sample, layers, running) if "BN211" in self.request.wanted else (),
             padding=watch.padding(),
             candidates=self._candidates(watch, inputs, layers, why),
             why=why,
