@@ -174,7 +174,7 @@ def test_junit_counts_cases_failures_and_skips(check):
     suite = ET.fromstring(out)
     assert suite.tag == "testsuite"
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped"), suite.get("errors")) == (
-        "12",
+        "13",
         "1",
         "1",
         "0",
@@ -280,9 +280,9 @@ def test_rule_lists_the_catalogue(run):
     code, out, _ = run("rule")
     assert code == 0
     lines = out.splitlines()
-    assert len(lines) == 46
+    assert len(lines) == 47
     assert lines[0].split()[:3] == ["BN101", "error", "non-finite-state"]
-    assert len(run("rule", "BN2")[1].splitlines()) == 10
+    assert len(run("rule", "BN2")[1].splitlines()) == 11
 
 
 def test_rule_explains_one(run):
