@@ -317,6 +317,7 @@ def source_of(model: Model | None, batch: Batch | None = None) -> Source:
         evidence=model.evidence if model else "module",
         weights=getattr(model, "weights", None),
         missing_keys=tuple(dict.fromkeys(getattr(model, "unfilled", ()))),
+        averaged=bool(getattr(model, "counters", ())),
         batch=batch.name if batch else None,
         batch_kind=batch.kind if batch else None,
         batch_element=batch.element if batch else None,

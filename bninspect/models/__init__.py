@@ -34,7 +34,7 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     ``outline()`` makes the same layers without the trained values, where that is cheaper: neither shapes nor the values
     of another file need them. ``transforms()`` says what an image goes through before this model sees it, by name and
     as a function of a PIL image. ``remarks`` are notes that are only known once it was built, ``unfilled``
-    the keys that a file of values did not fill.
+    the keys that a file of values did not fill, ``counters`` those that count averages of its values.
     """
 
     name: str
@@ -46,13 +46,15 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     remarks: list[str] = []
     unfilled: list[str] = []
+    counters: list[str] = []
     evidence: Literal["module"] = "module"
 
 
 class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
     """The BatchNorm layers of a file, read without running anything of it.
 
-    ``pickled`` tells that the file holds a whole module, which running its code would bring to life.
+    ``pickled`` tells that the file holds a whole module, which running its code would bring to life. ``counters`` are
+    keys that count averages of its values (n_averaged).
     """
 
     name: str
@@ -61,6 +63,7 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     evidence: Literal["graph", "tensors"] = "tensors"
     pickled: bool = False
+    counters: tuple[str, ...] = ()
 
 
 Model = LiveModel | StoredModel

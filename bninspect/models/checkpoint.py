@@ -57,6 +57,7 @@ def load(value: str, options: ModelOptions) -> StoredModel | LiveModel:
         notes=notes,
         evidence=found.evidence,
         pickled=found.kind == "pickled module",
+        counters=found.counters,
     )
 
 
@@ -73,13 +74,14 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True, which: str 
         SourceError: from ``build()``, where the file cannot be read, or does not fit; at once where it is an address.
     """
     refuse_address(path)
-    remarks, unfilled = list(model.remarks), list(model.unfilled)
+    remarks, unfilled, counters = list(model.remarks), list(model.unfilled), list(model.counters)
 
     def build() -> nn.Module:
         net = (model.outline or model.build)()
-        said, without = _fill(net, model.name, path, strict=strict, which=which)
+        said, without, counting = _fill(net, model.name, path, strict=strict, which=which)
         remarks.extend(said)
         unfilled.extend(without)
+        counters.extend(counting)
         return net
 
     return LiveModel(
@@ -90,11 +92,12 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True, which: str 
         weights=_text(path),
         remarks=remarks,
         unfilled=unfilled,
+        counters=counters,
     )
 
 
-def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | None) -> tuple[list[str], list[str]]:
-    """Load the values; remarks, and keys that keep the values they were built with."""
+def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | None) -> tuple[list[str], ...]:
+    """Load the values; remarks, keys that keep the values they were built with, and keys that count averages."""
     import torch
 
     from bninspect.models.stored.reading import read_state
@@ -114,7 +117,7 @@ def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | No
         net.load_state_dict(real, strict=False)
     place = [f"values of {printable(path)} found {found.place}"] if found.place else []
     unfilled = [_text(key) for key in own if key not in values and not key.endswith("num_batches_tracked")]
-    return [*place, *(f"of {printable(path)} not loaded: {fault}" for fault in faults)], unfilled
+    return [*place, *(f"of {printable(path)} not loaded: {fault}" for fault in faults)], unfilled, [*found.counters]
 
 
 def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:

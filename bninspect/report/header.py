@@ -40,6 +40,7 @@ class Source(Struct, frozen=True, kw_only=True):
     ``synthetic`` is true where the batch was made up. ``batch_sha256`` is of the tensors' dtypes, shapes and bytes,
     however they were split into pieces; it is found where a report is to be compared. ``missing_keys`` are those that a
     checkpoint did not fill.
+    ``averaged`` is true where the file counts averages of its weights (n_averaged), as AveragedModel does.
     """
 
     model: str | None = None
@@ -53,6 +54,7 @@ class Source(Struct, frozen=True, kw_only=True):
     synthetic: bool = False
     batch_sha256: str | None = None
     missing_keys: tuple[str, ...] = ()
+    averaged: bool = False
 
 
 class FunctionalCall(Struct, frozen=True, kw_only=True):

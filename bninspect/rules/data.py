@@ -129,7 +129,7 @@ def bn402_input_preprocessing(facts: Facts, *, better: float = 4.0, fits: float 
         yield Hit(message=text, severity=severity, told=told, evidence=numbers, fix=fix)
 
 
-@rule("warning", "data", "running_var", "eps", remedy="recalibrate")
+@rule("warning", "data?", "running_mean", "running_var", remedy="recalibrate")
 def bn403_stale_statistics_over_depth(
     facts: Facts, *, first: float = 1.5, last: float = 2.0, errors: float = 5.0, layers: int = 6
 ) -> Iterator[Hit | Silence]:
@@ -144,13 +144,19 @@ def bn403_stale_statistics_over_depth(
 
     Miss: a shift of the domain, which shows at the first layer; statistics that are off in one layer only.
 
-    Weights that count their averages (n_averaged) hit at any layer that does not fit.
+    Weights that count their averages (n_averaged) hit at any layer that does not fit; without data they are told.
 
     Thresholds: first, bound of r at the first layer, as in BN401 (the average of two unrelated networks has 0.71
     there); last, bound of the median r of the last quarter; errors, the slope of the median log r over depth in its
     standard errors; layers, the least number of layers. Half of the last quarter must be off by the measure of BN401.
     The slope alone exceeds even 5 standard errors in 34 of 46 healthy networks on 48 images.
     """
+    if facts.data is None:
+        if facts.averaged and not facts.untrained:
+            yield Hit(message="the weights are averaged; their statistics may be those of one of them", severity="info")
+        else:
+            yield Silence(facts.why.get("data", "there is no data"))
+        return
     found = facts.comparable
     if facts.averaged and any(share(bn.far()) > 0.1 for bn in found) and facts.data.num_images >= FEW:
         yield Hit(message="averaged weights carry statistics that were not averaged with them")

@@ -106,7 +106,9 @@ def _stored(layers: Sequence[BatchNormLayer], rules: list[Rule], batch_size: int
         raise InputError("a torch.nn.Module or stored BatchNorm layers were expected")
     why = dict.fromkeys(("graph", "data"), "stored values alone: give a model that can be run")
     exported = source.evidence == "graph" or source.model_kind == "TorchScript archive"
-    facts = Facts(tuple(map(LayerFacts, layers)), batch_size=batch_size, exported=exported, why=why)
+    facts = Facts(
+        tuple(map(LayerFacts, layers)), batch_size=batch_size, exported=exported, averaged=source.averaged, why=why
+    )
     tool = tool_without_torch()
     return _report(rules, facts, source, tool=tool, num_images=None, notes=())
 

@@ -89,7 +89,8 @@ class _Gathering:
             data=data,
             batch_size=self.request.batch_size or self.pieces.usual,
             batches=tuple(self.pieces.sizes),
-            averaged=any(name.rpartition(".")[2] == "n_averaged" for name, _ in self.model.named_buffers()),
+            averaged=self.request.source.averaged
+            or any(name.rpartition(".")[2] == "n_averaged" for name, _ in self.model.named_buffers()),
             adapting=_adapting(self.model),
             built=self.request.source.model_kind not in (None, "pickled module"),
             missing_keys=self.request.source.missing_keys,

@@ -9,7 +9,7 @@ from bninspect.files.archive import Archive
 from bninspect.files.refused import Refused
 from bninspect.files.saved import LEGACY_MAGIC
 from bninspect.models.stored.checkpoint import tensors_of, walk_legacy, walk_zip
-from bninspect.models.stored.recognise import Found, grouped, is_batchnorm
+from bninspect.models.stored.recognise import Found, counting, grouped, is_batchnorm
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Contents:
         self.layers = layers
         self.notes = notes
         self.evidence: Literal["tensors", "graph"] = "tensors"
+        self.counters: list[str] = []
         self.states: dict[str, State] = {}
 
 
@@ -103,6 +104,7 @@ def _pickled(kind: str, walk: Walk) -> Contents:
     if walk.too_deep:
         notes.append(f"containers nested deeper than {limits.DEPTH} were not looked into")
     found = Contents(kind, walk.found, tuple(notes))
+    found.counters = walk.counters
     found.states = {section: (state, walk.container) for section, state in (walk.states or {}).items()}
     return found
 
@@ -121,6 +123,7 @@ def _safetensors(file: Opened, *, everything: bool) -> Contents:
     groups = grouped(tensors.items())
     layers = [Found("", prefix, group, held) for prefix, group in groups.items() if is_batchnorm(group)]
     found = Contents("safetensors", layers, _notes(layers, len(groups) - len(layers)))
+    found.counters = counting(tensors)
     found.states = {"": (dict(tensors), held)} if everything else {}
     return found
 
@@ -138,6 +141,7 @@ def _sharded(path: str, file: Opened, open_file: Callable[[str], Opened], *, eve
     groups = grouped(tensors.items())
     layers = layers_of(groups, containers)
     found = Contents("sharded checkpoint", layers, _notes(layers, len(groups) - len(layers)))
+    found.counters = counting(tensors)
     found.states = {"": (tensors, containers)}
     return found
 

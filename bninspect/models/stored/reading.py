@@ -27,12 +27,14 @@ class StoredFile(Struct, frozen=True, kw_only=True):
         kind: what the file is, such as ``"zip checkpoint"`` or ``"safetensors"``.
         evidence: ``"graph"`` where the file also says how the layers are used, else ``"tensors"``.
         notes: what could not be told, or is worth knowing.
+        counters: keys that count averages of the weights.
     """
 
     layers: tuple[BatchNormLayer, ...]
     kind: str
     evidence: Literal["tensors", "graph"] = "tensors"
     notes: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
 
 
 def read(path: str) -> StoredFile:
@@ -56,7 +58,9 @@ def read(path: str) -> StoredFile:
         layers = Layers(found.layers)
         values = layers.read()
     notes = (*layers.notes, *found.notes)
-    return StoredFile(layers=values, kind=found.kind, evidence=found.evidence, notes=notes)
+    return StoredFile(
+        layers=values, kind=found.kind, evidence=found.evidence, notes=notes, counters=tuple(found.counters)
+    )
 
 
 def read_state(path: str, keys: Collection[str], which: str | None = None) -> StoredState:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VECTORS = ("weight", "bias", "running_mean", "running_var")
 FIELDS = frozenset((*VECTORS, "num_batches_tracked"))
+COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel, beside the model's keys and without its prefix
 UNKNOWN_KIND = "BatchNorm"
 _NONE: Mapping[str, Any] = {}
 
@@ -50,6 +51,11 @@ class Found:
         self.container = container
         self.kind = kind
         self.attributes = attributes or _NONE
+
+
+def counting(keys: Iterable[str]) -> list[str]:
+    """Those of the keys that count averages of the weights beside them."""
+    return [key for key in keys if key.rpartition(".")[2] in COUNTERS]
 
 
 def grouped(tensors: Iterable[tuple[str, Tensor | Odd]]) -> dict[str, dict[str, Tensor | Odd]]:

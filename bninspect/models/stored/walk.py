@@ -11,7 +11,7 @@ from bninspect.files import limits
 from bninspect.files.pickle.nodes import Call, Items
 from bninspect.files.refused import Refused
 from bninspect.files.tensors import Odd, Tensor
-from bninspect.models.stored.recognise import FIELDS, UNKNOWN_KIND, VECTORS, Found, grouped, is_batchnorm
+from bninspect.models.stored.recognise import FIELDS, UNKNOWN_KIND, VECTORS, Found, counting, grouped, is_batchnorm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +61,7 @@ class Walk:
         self.instance_norms = 0
         self.unlike = 0
         self.untracked: list[str] = []
+        self.counters: list[str] = []
         self.too_deep = False
         self._characters = 0
         self._run(top)
@@ -98,6 +99,7 @@ class Walk:
 
     def _mapping(self, flat: list[Any], metadata: object, place: Place) -> Iterator[tuple[object, Place]]:
         groups = grouped((key, value) for key, value in _pairs(flat) if isinstance(value, _TENSORS))
+        self.counters += counting(key for key, value in _pairs(flat) if isinstance(value, _TENSORS))
         if self.states is not None:
             self._keep_state(flat, place)
         section, _ = place.names()
@@ -149,6 +151,7 @@ class Walk:
         self.modules += is_module
         if "_buffers" not in state:
             own = state
+        self.counters += counting(key for key, value in own.items() if isinstance(value, _TENSORS))
         self._own_layer(node, {k: v for k, v in own.items() if k in FIELDS}, state, place)
         if self.states is not None:
             self._keep(own, _names(state.get("_non_persistent_buffers_set")), place)

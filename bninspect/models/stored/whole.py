@@ -10,6 +10,7 @@ from bninspect.files.refused import Refused
 from bninspect.files.tensors import Tensor
 from bninspect.files.values import read_from
 from bninspect.models.stored.kinds import contents
+from bninspect.models.stored.recognise import COUNTERS, counting
 from bninspect.report import Struct, Vector
 from bninspect.text import printable
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Values = Vector | dict[str, Vector]
 _PREFIXES = ("module.", "_orig_mod.", "model.", "")
-_COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel, beside the model's keys and without its prefix
 _ALL = 1 << 40  # elements: what is stored bounds them, whatever is shown
 
 
@@ -31,11 +31,13 @@ class StoredState(Struct, frozen=True, kw_only=True):
     Attributes:
         values: by the model's own keys; bfloat16 and float8 as float32.
         unexpected: keys that the model does not have.
+        counters: keys beside them that count averages.
         place: where in the file it stands, and what was taken off its keys, in words; empty where there was no choice.
     """
 
     values: dict[str, Vector]
     unexpected: tuple[str, ...]
+    counters: tuple[str, ...]
     place: str
 
 
@@ -115,6 +117,7 @@ def read_whole(
     return StoredState(
         values=values,
         unexpected=tuple(key for key in renamed if key not in known),
+        counters=tuple(counting(states[section][0])),
         place=_place(section, prefix, len(states) if which is None else 1),
     )
 
@@ -136,7 +139,7 @@ def read_everything(path: str, open_file: Callable[[str], Opened]) -> dict[str, 
 
 def _prefixes(tensors: Collection[str]) -> list[str]:
     """The wrappers' prefixes, one after another, that all keys begin with; the empty one first."""
-    found, tensors = [""], [key for key in tensors if key not in _COUNTERS]
+    found, tensors = [""], [key for key in tensors if key not in COUNTERS]
     while longer := [
         found[-1] + one for one in _PREFIXES if one and all(k.startswith(found[-1] + one) for k in tensors)
     ]:
@@ -152,7 +155,7 @@ def _fit(state: State, prefix: str, wanted: frozenset[str]) -> int:
 
 def _renamed(state: State, prefix: str) -> tuple[dict[str, object], dict[str, object]]:
     tensors, holder = state
-    named = [key for key in tensors if not prefix or key not in _COUNTERS]
+    named = [key for key in tensors if not prefix or key not in COUNTERS]
     renamed: dict[str, object] = {key[len(prefix) :]: tensors[key] for key in named}
     each = holder if isinstance(holder, dict) else dict.fromkeys(tensors, holder)
     return renamed, {key[len(prefix) :]: each[key] for key in named}
