@@ -26,6 +26,7 @@ bench: $(VENV)/.installed
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python tests/fuzz.py
+	$(BIN)/python tests/search.py
 
 golden: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/test_golden.py --update-golden

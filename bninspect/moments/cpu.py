@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from functools import lru_cache, reduce
 from itertools import accumulate, groupby
+from math import gcd
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,27 +25,31 @@ from bninspect.moments import FAST, TINY, Moments, Vector, along, exactly, merge
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_ROW = 256  # longest run summed in float32 at once: in longer ones equal values err in one direction (2e-6 at 1024)
-_SHORT_ROW = 64  # shorter runs are not worth their calls
-_CACHED = 1 << 20  # values of a block, which several figures are taken of: its second read comes from a cache
+_ROW = 128  # a good run to sum in float32 at once: in longer ones equal values err in one direction (2e-6 at 1024)
+_SHORT_ROW, _LONG_ROW = 64, 256  # shorter runs are not worth their calls; longer ones are not summed
+_CACHED = 1 << 19  # values of a block, which several figures are taken of: its second read comes from a cache
 _TOY = 4096  # so few values are done in float64 at once
 _SMALL_PLANE = 256  # below so many positions torch finds extremes faster over images first
 _PROMISE = 1e-6  # relative error of a variance
 _ROUNDING = {torch.float32: 1e-7, torch.float64: 2e-16}  # rms relative error of one row's mean square (measured)
 _SIGMAS = 5  # a channel is trusted where this many standard deviations of its error keep the promise
-_TRUST = {torch.float32: 8.0, torch.float64: 1e8}  # and never beyond: errors of quantised data do not average out
+_TRUST = {1: 6.0, 2: 3.0}  # and never beyond: on a grid of values errors lean one way, above all added up over pixels
+_TRUST_DOUBLE = 1e8  # the same in float64
+_TRUST_LEVELS = 1.5  # of data of a few levels, whose errors do not average out at all
+_PROBE = 65  # values of a channel that are looked at for equal ones side by side
+_LANES = 32  # torch finds extremes of columns four times as fast where their number is a multiple of it
 
 
 class Sums(NamedTuple):
     """What one pass over a layer's input found, from which :func:`collect` makes moments later.
 
-    ``sums`` and ``norms`` ``[N, C, rows]`` are the sums and the 2-norms of rows of each image, ``size`` positions in
-    all, of x less ``shift`` ``[C]``; ``extremes`` are the number of zeros, min and max ``[C]``; ``again`` are indices
-    of the channels that were measured again, and what was found then.
+    ``sums`` and ``squares`` ``[N, C, rows]`` are sums of x and of x^2 over rows of each image, ``size`` positions in
+    all, where x is less ``shift`` ``[C]``; ``extremes`` are the number of zeros, min and max ``[C]``; ``again`` are
+    indices of the channels that were measured again, and what was found then.
     """
 
     sums: Tensor
-    norms: Tensor
+    squares: Tensor
     size: int
     shift: Tensor | None = None
     extremes: tuple[Tensor, Tensor, Tensor] | None = None
@@ -88,29 +93,40 @@ def _kind(found: Moments | Sums) -> tuple[type, int]:
 
 
 def _one_pass(view: Tensor, channel: int, *, extremes: bool) -> Sums:
-    """One pass, then a second or third sums_of at the channels that need it."""
+    """One pass, then a second or third one at the channels that need it."""
     found = _planes(view, extremes=extremes) if channel == 1 else _pixels(view, extremes=extremes)
-    doubt = _doubt(found, view.dtype)
+    doubt = _doubt(found, view, channel)
     return found if doubt is None else found._replace(again=(doubt, _closer(view, channel, found, doubt)))
 
 
-def _doubt(found: Sums, dtype: torch.dtype) -> Tensor | None:
+def _doubt(found: Sums, view: Tensor, channel: int) -> Tensor | None:
     """Indices of the channels whose variance may break the promise, or is not a number; ``None`` if there are none.
 
     The sum of squares is ``1 + kappa^2`` times M2. Errors of different rows are independent, so the relative error of
-    M2 has a standard deviation of ``rounding * (1 + kappa^2) / sqrt(rows)``.
+    M2 has a standard deviation of ``rounding * (1 + kappa^2) / sqrt(rows)``; but not where values are equal.
     """
-    images = len(found.sums)
+    images, dtype = len(found.sums), view.dtype
     rows = images * max(1, found.size // _row_length(found.size))
-    limit = min(_TRUST[dtype], _PROMISE * rows**0.5 / (_SIGMAS * _ROUNDING[dtype]))
-    most, least = (1 - 1 / limit) * images * found.size, TINY * images * found.size
-    second = found.norms.square().sum((0, 2))
+    trust = _TRUST_DOUBLE if dtype == torch.float64 else _TRUST[channel]
+    limit = min(trust, _PROMISE * rows**0.5 / (_SIGMAS * _ROUNDING[dtype]))
+    count = images * found.size
+    most, few = (1 - 1 / limit) * count, (1 - 1 / min(limit, _TRUST_LEVELS)) * count
+    second = found.squares.sum((0, 2))
     share = found.sums.sum((0, 2)).square_().div_(second)  # NaN for zeros
     low, high = second.aminmax()
-    if float(share.max()) <= most and float(low) > least and float(high) < torch.inf:
+    if float(low) > TINY * count and float(high) < torch.inf and float(share.max()) <= few:
         return None
-    index: Tensor = (~((share <= most) & (second > least) & (second < torch.inf))).nonzero().flatten()
-    return index
+    good = (share <= most) & (second > TINY * count) & (second < torch.inf)
+    if dtype == torch.float32:
+        good &= (share <= few) | ~_of_levels(view, channel)
+    return None if bool(good.all()) else (~good).nonzero().flatten()
+
+
+def _of_levels(view: Tensor, channel: int) -> Tensor:
+    """Which channels hold equal values next to each other, or next but one, as data of a few levels do; ``[C]``."""
+    probe = view[0, :, :_PROBE] if channel == 1 else view[0, :_PROBE].t()
+    same = (probe[:, 1:] == probe[:, :-1]) & (probe[:, 1:] != 0)
+    return same.any(1) | ((probe[:, 2:] == probe[:, :-2]) & (probe[:, 2:] != 0)).any(1)
 
 
 def _closer(view: Tensor, channel: int, found: Sums, index: Tensor) -> Sums:
@@ -118,7 +134,7 @@ def _closer(view: Tensor, channel: int, found: Sums, index: Tensor) -> Sums:
     shift = (found.sums[:, index].double().sum((0, 2)) / (len(view) * found.size)).to(view.dtype)
     part = view.index_select(channel, index).sub_(along(shift, channel))
     near = _planes(part, extremes=False) if channel == 1 else _pixels(part, extremes=False)
-    rest = _doubt(near, view.dtype)
+    rest = _doubt(near, part, channel)
     exact = None if rest is None else (rest, exactly(view.index_select(channel, index[rest]), channel))
     near = near._replace(shift=shift, again=exact)
     if found.extremes:
@@ -137,7 +153,7 @@ def _pool(layers: Sequence[Sums]) -> Moments:
     pooled = Moments(*np.full((len(Moments._fields), len(size)), np.nan))
     with np.errstate(invalid="ignore", over="ignore"):  # channels with NaN or infinite values are overlaid
         first = np.add.reduceat(_side_by_side([one.sums for one in layers]), channels, axis=1)
-        second = np.add.reduceat(np.square(_side_by_side([one.norms for one in layers])).sum(0), channels)
+        second = np.add.reduceat(_side_by_side([one.squares for one in layers]).sum(0), channels)
         mean = first.sum(0) / (images * size)
         deviation = first / size - mean
         pooled.M2[:] = second - mean * mean * (images * size)
@@ -177,71 +193,106 @@ def _planes(view: Tensor, *, extremes: bool) -> Sums:
     The last block is first: its values were written last, and the layer will read those of the first block first.
     """
     images, channels, size = view.shape
-    planes, row = view.reshape(images * channels, size), _row_length(size)
-    blocks = planes.split(max(1, _CACHED // size))
-    scratch = torch.empty_like(blocks[0]) if extremes else None  # one for all: holes of their size are nibbled at
-    columns = zip(*[_block(block, row, scratch) for block in reversed(blocks)], strict=True)
-    sums, norms, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
-    sums, norms = sums.view(images, channels, -1), norms.view(images, channels, -1)
+    row = _row_length(size)
+    blocks = _blocks(view, max(1, _CACHED // size), merged=True)
+    scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format)  # one for all
+    columns = zip(*[_plane_block(block, row, scratch, extremes=extremes) for block in reversed(blocks)], strict=True)
+    sums, squares, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
+    sums, squares = sums.view(images, channels, -1), squares.view(images, channels, -1)
     if not extremes:
-        return Sums(sums, norms, size)
-    zeros = found[0].view(images, channels, -1).sum((0, 2), dtype=torch.float64)
+        return Sums(sums, squares, size)
+    zeros = found[0].view(images, channels).sum(0, dtype=torch.float64)
     if size < _SMALL_PLANE:
         low, high = view.amin(0).amin(1), view.amax(0).amax(1)
     else:
         low, high = found[1].view(images, channels).amin(0), found[2].view(images, channels).amax(0)
-    return Sums(sums, norms, size, extremes=(zeros, low, high))
+    return Sums(sums, squares, size, extremes=(zeros, low, high))
 
 
-def _block(block: Tensor, row: int, scratch: Tensor | None) -> list[Tensor]:
-    """Of each plane of ``[planes, S]``: sums and 2-norms of its rows; with a scratch also zeros, and then extremes."""
-    figures = [_of_rows(torch.sum, block, row), _of_rows(torch.linalg.vector_norm, block, row)]
-    if scratch is not None:
-        zero = torch.eq(block, 0, out=scratch[: len(block)])  # as floats, which are added thirty times faster
-        figures.append(_of_rows(torch.sum, zero, row))
+def _blocks(view: Tensor, length: int, *, merged: bool) -> list[Tensor]:
+    """``[N, K, *]`` in parts ``[length, *]`` of ``N * K``; each is of one image where images cannot be merged."""
+    if merged and (len(view) == 1 or view.stride(0) == view.shape[1] * view.stride(1)):
+        return list(view.flatten(0, 1).split(length))
+    return [block for image in view for block in image.split(length)]
+
+
+def _plane_block(block: Tensor, row: int, scratch: Tensor, *, extremes: bool) -> list[Tensor]:
+    """Of each plane of ``[planes, S]``: sums of x and x^2 over its rows; then zeros and, of large planes, extremes."""
+    if block.stride(1) != 1:  # torch adds up what lies apart one by one, and errs as much
+        block = block.contiguous()
+    squares = torch.mul(block, block, out=scratch[: len(block)])
+    figures = [_of_rows(block, row), _of_rows(squares, row)]
+    if extremes:
+        figures.append(_zeros(block, squares, 1))
         if block.shape[1] >= _SMALL_PLANE:
             figures += [block.amin(1), block.amax(1)]
     return figures
 
 
-def _of_rows(figure: Callable[..., Tensor], block: Tensor, row: int) -> Tensor:
-    """A figure of each row of ``[planes, S]``, ``[planes, rows]``: short ones, for which float32 will do."""
+def _zeros(block: Tensor, squares: Tensor, dim: int) -> Tensor:
+    """The number of zeros along a dimension of ``[A, B]``; they are looked for only if a square is zero.
+
+    They are counted as floats, which are added thirty times faster than truth values.
+    """
+    if float(squares.amin()) > 0:
+        return block.new_zeros(block.shape[1 - dim])
+    return torch.eq(block, 0, out=squares).sum(dim)
+
+
+def _of_rows(block: Tensor, row: int) -> Tensor:
+    """The sum of each row of ``[planes, S]``, ``[planes, rows]``: short ones, for which float32 will do."""
     whole = block.shape[1] // row * row
     if whole == block.shape[1]:
-        return figure(block.view(len(block), -1, row), dim=2)
-    rest = figure(block[:, whole:], dim=1, keepdim=True)
-    return torch.cat([figure(block[:, :whole].unflatten(1, (-1, row)), dim=2), rest], 1)
+        return block.view(len(block), -1, row).sum(2)
+    return torch.cat([block[:, :whole].unflatten(1, (-1, row)).sum(2), block[:, whole:].sum(1, keepdim=True)], 1)
 
 
 def _pixels(view: Tensor, *, extremes: bool) -> Sums:
     """The same over ``[N, S, C]``, channels innermost."""
     images, size, channels = view.shape
     row = _row_length(size)
-    step = row * max(1, _CACHED // (row * channels))
-    blocks = [block for image in view for block in image.split(step)]
-    columns = zip(*[_pixel_rows(block, row) for block in reversed(blocks)], strict=True)
-    sums, squares = (torch.cat(column[::-1]).view(images, -1, channels).transpose(1, 2) for column in columns)
-    norms = squares.double().sqrt_()
+    blocks = _blocks(view, row * max(1, _CACHED // (row * channels)), merged=size % row == 0)
+    scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format)
+    columns = zip(*[_pixel_block(block, row, scratch, extremes=extremes) for block in reversed(blocks)], strict=True)
+    sums, squares, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
+    sums, squares = (figure.view(images, -1, channels).transpose(1, 2) for figure in (sums, squares))
     if not extremes:
-        return Sums(sums, norms, size)
-    scratch = torch.empty_like(view[0])
-    zeros = torch.stack([torch.eq(image, 0, out=scratch).sum(0) for image in view]).sum(0, dtype=torch.float64)
-    return Sums(sums, norms, size, extremes=(zeros, view.amin((0, 1)), view.amax((0, 1))))
+        return Sums(sums, squares, size)
+    zeros, low, high = (figure.view(-1, channels) for figure in found)
+    return Sums(sums, squares, size, extremes=(zeros.sum(0, dtype=torch.float64), low.amin(0), high.amax(0)))
 
 
-def _pixel_rows(block: Tensor, row: int) -> tuple[Tensor, Tensor]:
-    """Sums of x and of x^2 over each row of positions of ``[positions, C]``."""
+def _pixel_block(block: Tensor, row: int, scratch: Tensor, *, extremes: bool) -> list[Tensor]:
+    """Of ``[positions, C]``: sums of x and x^2 over rows of positions, ``[rows, C]``; then zeros and extremes."""
+    squares = torch.mul(block, block, out=scratch[: len(block)])
     whole = len(block) // row * row
-    parts = [block[:whole].unflatten(0, (-1, row))] + ([block[None, whole:]] if whole < len(block) else [])
-    return torch.cat([part.sum(1) for part in parts]), torch.cat([part.square().sum(1) for part in parts])
+    figures = [
+        torch.cat([part[:whole].unflatten(0, (-1, row)).sum(1), part[whole:].sum(0, keepdim=True)])
+        if whole < len(block)
+        else part.unflatten(0, (-1, row)).sum(1)
+        for part in (block, squares)
+    ]
+    if not extremes:
+        return figures
+    return [*figures, _zeros(block, squares, 0), _wide(torch.amin, block), _wide(torch.amax, block)]
+
+
+def _wide(extreme: Callable[..., Tensor], block: Tensor) -> Tensor:
+    """``extreme`` over the positions of ``[positions, C]``, ``[C]``: of several pixels side by side where C is odd."""
+    channels = block.shape[1]
+    beside = _LANES // gcd(channels, _LANES)
+    whole = len(block) // beside * beside
+    if beside == 1 or whole == 0 or not block.is_contiguous():
+        return extreme(block, 0)
+    found = extreme(block[:whole].view(-1, beside * channels), 0).view(beside, channels)
+    return extreme(torch.cat([found, block[whole:]]), 0)
 
 
 @lru_cache(maxsize=256)
 def _row_length(size: int) -> int:
-    """The largest divisor of ``size`` that makes a good row, or the longest row, which leaves a rest."""
-    longest = min(size, _ROW)
-    divisors = (length for length in range(longest, _SHORT_ROW - 1, -1) if size % length == 0)
-    return next(divisors, longest)
+    """A divisor of ``size`` that makes a good row, or a length that leaves a rest."""
+    good = (*range(min(size, _ROW), _SHORT_ROW - 1, -1), *range(_ROW, _LONG_ROW + 1))
+    return next((length for length in good if size % length == 0), min(size, _ROW))
 
 
 _FINISH: dict[type, Any] = {
