@@ -26,8 +26,18 @@ def is_batchnorm(module: nn.Module) -> bool:
         return isinstance(module, _BatchNorm)
     if "_orig_mod" in vars(module)["_modules"]:  # torch.compile's wrapper, which shows what its module has
         return False
+    if not _may_have(module, "running_mean"):
+        return False
     mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
     return isinstance(mean, Tensor) and isinstance(var, Tensor) and mean.dim() == 1 and mean.shape == var.shape
+
+
+def _may_have(module: nn.Module, name: str) -> bool:
+    """Whether to ask a module for an attribute: torch takes as long to say no as for all the rest of a walk."""
+    own, kind = vars(module), type(module)
+    if kind.__getattr__ is not nn.Module.__getattr__ or hasattr(kind, name):
+        return True
+    return name in own["_buffers"] or name in own["_parameters"] or name in own
 
 
 def batchnorms(model: nn.Module) -> dict[str, nn.Module]:

@@ -25,6 +25,8 @@ _SETTINGS = (
     "path", "kind", "num_features", "eps", "momentum", "affine", "track_running_stats", "training",
     "num_batches_tracked",
 )  # fmt: skip
+_SPANNED = ("mean", "var", "weight", "bias", "running_mean", "running_var", "scale")  # of which both ends are shown
+_RANGED = (*_SPANNED, "min", "max", "d", "r", "z")
 _settings_of = attrgetter(*_SETTINGS)
 _EMPTY = np.empty(0, np.float16)
 _BLOCK = 1 << 20  # entries, so that what is made on the way stays small
@@ -135,7 +137,7 @@ def live(
     channels = _channels(layer, found, extremes=extremes, sampled=sampled)
     return StatsLayer(
         **_settings(layer),
-        nonfinite_state=sum(extremes_of(getattr(layer, name) for name in STATE)[2]),
+        nonfinite_state=_nonfinite(layer),
         count=int((found.count + found.nonfinite).max(initial=0)),
         num_images=int(found.images.max(initial=0)),
         calls=calls,
@@ -146,6 +148,11 @@ def live(
         channels=channels,
         **_ranges(channels),
     )
+
+
+def _nonfinite(layer: BatchNormLayer) -> int:
+    vectors = [vector for name in STATE if (vector := getattr(layer, name)) is not None]
+    return int(sum(np.count_nonzero(~np.isfinite(vector)) for vector in vectors))
 
 
 def _settings(layer: BatchNormLayer) -> dict[str, Any]:
@@ -202,22 +209,25 @@ def _distances(
 
 def _ranges(channels: Channels) -> dict[str, Any]:
     """Aggregates of a layer over its channels, of finite entries."""
-    ranges: dict[str, Any] = {}
-    for name in ("mean", "var", "weight", "bias", "running_mean", "running_var", "scale"):
-        vector = getattr(channels, name)
-        ranges[f"{name}_min"], ranges[f"{name}_max"] = _of(np.min, vector), _of(np.max, vector)
-    ranges["min"], ranges["max"] = _of(np.min, channels.min), _of(np.max, channels.max)
-    distance = None if channels.d is None else np.abs(channels.d)
-    ranges["d_max"], ranges["d_median"] = _of(np.max, distance), _of(np.median, distance)
-    ranges["r_min"], ranges["r_max"] = _of(np.min, channels.r), _of(np.max, channels.r)
-    ranges["r_median"] = _of(np.median, channels.r)
-    ranges["z_max"] = _of(np.max, None if channels.z is None else np.abs(channels.z))
-    return ranges
+    vectors = {name: getattr(channels, name) for name in _RANGED}
+    vectors |= {name: None if vectors[name] is None else np.abs(vectors[name]) for name in ("d", "z")}
+    known = {name: vector for name, vector in vectors.items() if vector is not None}
+    rows = np.array(list(known.values()), np.float64)
+    least, most = (dict(zip(known, _of_rows(function, rows), strict=True)) for function in (np.min, np.max))
+    middle = _of_rows(np.median, np.array([known["d"], known["r"]])) if "d" in known else (None, None)
+    ranges: dict[str, Any] = {f"{name}_min": least.get(name) for name in (*_SPANNED, "r")}
+    ranges |= {f"{name}_max": most.get(name) for name in (*_SPANNED, "d", "r", "z")}
+    return ranges | {"min": least.get("min"), "max": most.get("max"), "d_median": middle[0], "r_median": middle[1]}
 
 
-def _of(function: Callable[[Vector], Any], vector: Vector | None) -> float | None:
-    if vector is None:
-        return None
+def _of_rows(function: Callable[..., Any], rows: Float64) -> Sequence[float | None]:
+    """A figure of the finite entries of each row."""
+    if rows.size and np.isfinite(rows).all():
+        return function(rows, axis=1).tolist()  # type: ignore[no-any-return]
+    return [_of(function, row) for row in rows]
+
+
+def _of(function: Callable[..., Any], vector: Vector) -> float | None:
     finite = vector[np.isfinite(vector)]
     return float(function(finite)) if finite.size else None
 
