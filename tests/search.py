@@ -215,13 +215,20 @@ def judge(seed: str) -> tuple[str, list[str]]:
     """What the case is, and what is wrong with it."""
     name, x, pieces = case(seed)
     wrong = [f"exact: {one}" for one in faults(reduce(moments.merge, map(moments.exact, pieces)), x)]
-    wrong += [f"cpu: {one}" for one in faults(reduce(moments.merge, map(cpu.measure, pieces)), x)]
+    measured = reduce(moments.merge, map(cpu.measure, pieces))
+    wrong += [f"cpu: {one}" for one in faults(measured, x)]
+    least = reduce(moments.merge, [cpu.measure(piece, extremes=False) for piece in pieces])
+    wrong += [f"cpu, no extremes: {one}" for one in faults(least._replace(**_extremes(measured)), x)]
     away = queued.together([queued.enqueue(x)])  # what runs on a device, but where it says that it is in doubt
     sure = ~queued.doubtful(away)
     if sure.any():
         chosen = moments.Moments(*(vector[sure] for vector in away))
         wrong += [f"device: {one}" for one in faults(chosen, x[:, torch.from_numpy(sure)])]
     return name, wrong
+
+
+def _extremes(found: moments.Moments) -> dict[str, np.ndarray]:
+    return {name: getattr(found, name) for name in ("zeros", "min", "max")}
 
 
 def search(count: int, seed: int) -> list[str]:

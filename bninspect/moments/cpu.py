@@ -17,6 +17,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,8 +26,12 @@ from bninspect.moments import FAST, TINY, Moments, Vector, along, exactly, merge
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_ROW = 128  # a good run to sum in float32 at once: in longer ones equal values err in one direction (2e-6 at 1024)
-_SHORT_ROW, _LONG_ROW = 64, 256  # shorter runs are not worth their calls; longer ones are not summed
+_ROW = {
+    1: 224,
+    2: 128,
+}  # longest run summed in float32 at once, by the dimension of channels: in longer ones, above all
+# over pixels, which are added one by one, equal values err in one direction (2e-6 at 1024)
+_SHORT_ROW = 64  # shorter runs are not worth their calls
 _CACHED = 1 << 19  # values of a block, which several figures are taken of: its second read comes from a cache
 _TOY = 4096  # so few values are done in float64 at once
 _SMALL_PLANE = 256  # below so many positions torch finds extremes faster over images first
@@ -36,7 +41,7 @@ _SIGMAS = 5  # a channel is trusted where this many standard deviations of its e
 _TRUST = {1: 6.0, 2: 3.0}  # and never beyond: on a grid of values errors lean one way, above all added up over pixels
 _TRUST_DOUBLE = 1e8  # the same in float64
 _TRUST_LEVELS = 1.5  # of data of a few levels, whose errors do not average out at all
-_PROBE = 65  # values of a channel that are looked at for equal ones side by side
+_PROBE = 34  # values of a channel that are looked at for equal ones side by side
 _LANES = 32  # torch finds extremes of columns four times as fast where their number is a multiple of it
 
 
@@ -106,7 +111,7 @@ def _doubt(found: Sums, view: Tensor, channel: int) -> Tensor | None:
     M2 has a standard deviation of ``rounding * (1 + kappa^2) / sqrt(rows)``; but not where values are equal.
     """
     images, dtype = len(found.sums), view.dtype
-    rows = images * max(1, found.size // _row_length(found.size))
+    rows = images * max(1, found.size // _row_length(found.size, channel))
     trust = _TRUST_DOUBLE if dtype == torch.float64 else _TRUST[channel]
     limit = min(trust, _PROMISE * rows**0.5 / (_SIGMAS * _ROUNDING[dtype]))
     count = images * found.size
@@ -114,19 +119,25 @@ def _doubt(found: Sums, view: Tensor, channel: int) -> Tensor | None:
     second = found.squares.sum((0, 2))
     share = found.sums.sum((0, 2)).square_().div_(second)  # NaN for zeros
     low, high = second.aminmax()
-    if float(low) > TINY * count and float(high) < torch.inf and float(share.max()) <= few:
+    greatest, sound = float(share.max()), float(low) > TINY * count and float(high) < torch.inf
+    if sound and greatest <= few:
         return None
-    good = (share <= most) & (second > TINY * count) & (second < torch.inf)
+    shares, squares = share.numpy(), second.numpy()
+    trusted = shares <= few
     if dtype == torch.float32:
-        good &= (share <= few) | ~_of_levels(view, channel)
-    return None if bool(good.all()) else (~good).nonzero().flatten()
+        between = np.flatnonzero(~trusted)
+        trusted[between] = ~_of_levels(view, channel, between)
+    if not sound or greatest > most:
+        trusted &= (shares <= most) & (squares > TINY * count) & (squares < np.inf)
+    return None if trusted.all() else torch.from_numpy(np.flatnonzero(~trusted))
 
 
-def _of_levels(view: Tensor, channel: int) -> Tensor:
-    """Which channels hold equal values next to each other, or next but one, as data of a few levels do; ``[C]``."""
-    probe = view[0, :, :_PROBE] if channel == 1 else view[0, :_PROBE].t()
-    same = (probe[:, 1:] == probe[:, :-1]) & (probe[:, 1:] != 0)
-    return same.any(1) | ((probe[:, 2:] == probe[:, :-2]) & (probe[:, 2:] != 0)).any(1)
+def _of_levels(view: Tensor, channel: int, index: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Which of these channels hold equal values next to each other, or next but one, as data of a few levels do."""
+    probe = (view[0, :, :_PROBE] if channel == 1 else view[0, :_PROBE].t()).numpy()[index]
+    last = probe[:, 2:]
+    found: npt.NDArray[np.bool_] = ((last != 0) & ((last == probe[:, 1:-1]) | (last == probe[:, :-2]))).any(1)
+    return found
 
 
 def _closer(view: Tensor, channel: int, found: Sums, index: Tensor) -> Sums:
@@ -193,10 +204,10 @@ def _planes(view: Tensor, *, extremes: bool) -> Sums:
     The last block is first: its values were written last, and the layer will read those of the first block first.
     """
     images, channels, size = view.shape
-    row = _row_length(size)
+    row = _row_length(size, 1)
     blocks = _blocks(view, max(1, _CACHED // size), merged=True)
-    scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format)  # one for all
-    columns = zip(*[_plane_block(block, row, scratch, extremes=extremes) for block in reversed(blocks)], strict=True)
+    scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format) if extremes else None  # one for all
+    columns = zip(*[_plane_block(block, row, scratch) for block in reversed(blocks)], strict=True)
     sums, squares, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
     sums, squares = sums.view(images, channels, -1), squares.view(images, channels, -1)
     if not extremes:
@@ -216,17 +227,18 @@ def _blocks(view: Tensor, length: int, *, merged: bool) -> list[Tensor]:
     return [block for image in view for block in image.split(length)]
 
 
-def _plane_block(block: Tensor, row: int, scratch: Tensor, *, extremes: bool) -> list[Tensor]:
-    """Of each plane of ``[planes, S]``: sums of x and x^2 over its rows; then zeros and, of large planes, extremes."""
+def _plane_block(block: Tensor, row: int, scratch: Tensor | None) -> list[Tensor]:
+    """Of each plane of ``[planes, S]``: sums of x and x^2 over its rows.
+
+    With a scratch also its zeros, and of a large plane its extremes.
+    """
     if block.stride(1) != 1:  # torch adds up what lies apart one by one, and errs as much
         block = block.contiguous()
+    if scratch is None:  # norms take no memory; the squares themselves also show where zeros are
+        return [_of_rows(torch.sum, block, row), _of_rows(torch.linalg.vector_norm, block, row).square_()]
     squares = torch.mul(block, block, out=scratch[: len(block)])
-    figures = [_of_rows(block, row), _of_rows(squares, row)]
-    if extremes:
-        figures.append(_zeros(block, squares, 1))
-        if block.shape[1] >= _SMALL_PLANE:
-            figures += [block.amin(1), block.amax(1)]
-    return figures
+    figures = [_of_rows(torch.sum, block, row), _of_rows(torch.sum, squares, row), _zeros(block, squares, 1)]
+    return figures if block.shape[1] < _SMALL_PLANE else [*figures, block.amin(1), block.amax(1)]
 
 
 def _zeros(block: Tensor, squares: Tensor, dim: int) -> Tensor:
@@ -239,18 +251,19 @@ def _zeros(block: Tensor, squares: Tensor, dim: int) -> Tensor:
     return torch.eq(block, 0, out=squares).sum(dim)
 
 
-def _of_rows(block: Tensor, row: int) -> Tensor:
-    """The sum of each row of ``[planes, S]``, ``[planes, rows]``: short ones, for which float32 will do."""
+def _of_rows(figure: Callable[..., Tensor], block: Tensor, row: int) -> Tensor:
+    """A figure of each row of ``[planes, S]``, ``[planes, rows]``: short ones, for which float32 will do."""
     whole = block.shape[1] // row * row
     if whole == block.shape[1]:
-        return block.view(len(block), -1, row).sum(2)
-    return torch.cat([block[:, :whole].unflatten(1, (-1, row)).sum(2), block[:, whole:].sum(1, keepdim=True)], 1)
+        return figure(block.view(len(block), -1, row), dim=2)
+    rest = figure(block[:, whole:], dim=1, keepdim=True)
+    return torch.cat([figure(block[:, :whole].unflatten(1, (-1, row)), dim=2), rest], 1)
 
 
 def _pixels(view: Tensor, *, extremes: bool) -> Sums:
     """The same over ``[N, S, C]``, channels innermost."""
     images, size, channels = view.shape
-    row = _row_length(size)
+    row = _row_length(size, 2)
     blocks = _blocks(view, row * max(1, _CACHED // (row * channels)), merged=size % row == 0)
     scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format)
     columns = zip(*[_pixel_block(block, row, scratch, extremes=extremes) for block in reversed(blocks)], strict=True)
@@ -289,10 +302,10 @@ def _wide(extreme: Callable[..., Tensor], block: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _row_length(size: int) -> int:
-    """A divisor of ``size`` that makes a good row, or a length that leaves a rest."""
-    good = (*range(min(size, _ROW), _SHORT_ROW - 1, -1), *range(_ROW, _LONG_ROW + 1))
-    return next((length for length in good if size % length == 0), min(size, _ROW))
+def _row_length(size: int, channel: int) -> int:
+    """The largest divisor of ``size`` that makes a good row, or the longest row, which leaves a rest."""
+    longest = min(size, _ROW[channel])
+    return next((length for length in range(longest, _SHORT_ROW - 1, -1) if size % length == 0), longest)
 
 
 _FINISH: dict[type, Any] = {

@@ -24,6 +24,12 @@ BOUNDS = {
     "mobilenet_v2": (1.20, 1.45),
     "efficientnet_b0": (1.15, 1.40),
 }
+ONE_CALL = {  # contiguous, channels_last
+    "resnet18": (1.15, 1.30),
+    "resnet50": (1.25, 1.35),
+    "mobilenet_v2": (1.45, 1.80),
+    "efficientnet_b0": (1.40, 1.60),
+}
 ROUNDS = 15
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 
@@ -101,6 +107,27 @@ def test_time(report, name):
     report(f"{name}, a hook with var_mean", ratio_of_var_mean(model, batch), float("inf"))
     report(f"{name}, mean, variance, per-image figures", ratio(model, batch, extremes=False), BOUNDS[name][0])
     report(f"{name}, with min, max, zeros", ratio(model, batch), BOUNDS[name][1])
+
+
+def ratio_of_one_call(model, batch):
+    """Median ratio of a call of ``stats`` to a bare forward right before it: shadow, hooks, extremes, report and all."""
+    ratios = []
+    for _ in range(ROUNDS + 1):
+        start = time.thread_time()
+        with torch.no_grad():
+            model(batch)
+        middle = time.thread_time()
+        bninspect.stats(model, batch)
+        ratios.append((time.thread_time() - middle) / (middle - start))
+    return statistics.median(ratios[1:])
+
+
+@pytest.mark.parametrize("name", ONE_CALL)
+def test_time_of_one_call(report, name):
+    model, batch = calibrated(name)
+    report(f"{name}, one call", ratio_of_one_call(model, batch), ONE_CALL[name][0])
+    model, batch = model.to(memory_format=torch.channels_last), batch.contiguous(memory_format=torch.channels_last)
+    report(f"{name}, one call, channels_last", ratio_of_one_call(model, batch), ONE_CALL[name][1])
 
 
 @pytest.mark.parametrize("name", BOUNDS)
