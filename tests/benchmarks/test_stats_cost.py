@@ -110,7 +110,7 @@ def test_time(report, name):
 
 
 def ratio_of_one_call(model, batch):
-    """Median ratio of a call of ``stats`` to a bare forward right before it: shadow, hooks, extremes, report and all."""
+    """Median ratio of a call of ``stats`` to a bare forward right before it: shadow, hooks, report and all."""
     ratios = []
     for _ in range(ROUNDS + 1):
         start = time.thread_time()
