@@ -17,7 +17,9 @@ _OPERATORS = (
     _ATEN.cudnn_batch_norm,
     _ATEN._native_batch_norm_legit,  # noqa: SLF001  # the names that exported programs call
     _ATEN._native_batch_norm_legit_no_training,  # noqa: SLF001
+    _ATEN._native_batch_norm_legit_functional,  # noqa: SLF001
     _ATEN._batch_norm_with_update,  # noqa: SLF001
+    _ATEN._batch_norm_with_update_functional,  # noqa: SLF001
     _ATEN._batch_norm_no_update,  # noqa: SLF001
 )
 BATCH_NORMS: dict[Any, int] = {  # the position of running_mean; running_var follows

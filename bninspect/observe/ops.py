@@ -86,7 +86,7 @@ def describe(module: nn.Module, path: str) -> Op:
 
 def called(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Op:
     """The operation that a torch function is; a convolution with a bias is known by its third argument."""
-    name = getattr(func, "__name__", "")
+    name = getattr(func, "__name__", "").partition(".")[0]  # an operator of an exported program is conv2d.default
     owner = getattr(getattr(func, "__self__", None), "__name__", "")
     role = _FUNCTIONS.get(name, "transpose" if name in _AXES and owner in ("T", "mT") else "other")
     if role == "dropout" and _argument(args, kwargs, 1, "p", 0.5) == 0:

@@ -224,7 +224,7 @@ def bn210_train_mode(facts: Facts) -> Iterator[Hit]:
     Miss: a model in eval mode, or partly so (BN204); one that the command line has built, whose mode nobody chose.
     """
     known = [bn for bn in facts.having("training") if not bn.frozen]
-    if known and facts.data is not None and not facts.built and all(bn.training for bn in known):
+    if known and facts.data is not None and not (facts.built or facts.exported) and all(bn.training for bn in known):
         text = "the model is in train mode: predictions would normalise by the batch and move the statistics"
         yield Hit(message=text, evidence={"num_train": len(known)})
 

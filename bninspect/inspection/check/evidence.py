@@ -15,11 +15,12 @@ from bninspect.inspection.check import candidates as _changes
 from bninspect.inspection.check import fold as _fold
 from bninspect.inspection.check import hooks as _watch
 from bninspect.inspection.check import sample as _sample
-from bninspect.inspection.check.as_trained import Asked, as_trained
+from bninspect.inspection.check.as_trained import Asked, AsTrained, as_trained
 from bninspect.inspection.check.batch_mode import Sample
 from bninspect.inspection.check.other_eps import other_eps
 from bninspect.observe import graph, meta
-from bninspect.observe.layers import batchnorms, describe, scripted, unjudged
+from bninspect.observe.baked import baked, described
+from bninspect.observe.layers import batchnorms, scripted, unjudged
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
 from bninspect.observe.shadow import has_one_mode, remarks, set_mode, shadow
 from bninspect.observe.unwrap import unwrap
@@ -70,7 +71,8 @@ class _Gathering:
         self.model = unwrap(request.model)
         self.name = request.source.model or type(self.model).__name__
         self.place = resolve_device(request.device, self.model)
-        self.layers = {path: describe(path, module) for path, module in batchnorms(self.model).items()}
+        self.layers = described(self.model)
+        self.exported = bool(baked(self.model))
         self.pieces = _sample.Pieces(request.batch, request.source.batch_kind)
         self.first, self.user_made = self.pieces.first, self.pieces.user_made
         self.notes: list[str] = list(unjudged(self.model))
@@ -92,6 +94,7 @@ class _Gathering:
             averaged=self.request.source.averaged
             or any(name.rpartition(".")[2] == "n_averaged" for name, _ in self.model.named_buffers()),
             adapting=_adapting(self.model),
+            exported=self.exported,
             built=self.request.source.model_kind not in (None, "pickled module"),
             missing_keys=self.request.source.missing_keys,
             why=self.why,
@@ -194,12 +197,15 @@ class _Gathering:
             why["between"] = why["within"] = (
                 "two or more batches are needed, as training would make them: give an iterable of batches"
             )
+        if self.exported:
+            for name in ("candidates", "padding", "modes", "noise"):
+                why[name] = "an exported program shows none of its layers at work, and computes in one mode"
         inputs, errors = self.pieces.joined(), watch.square_errors()
         layers = _ordered(self.layers, {layer.path: layer for layer in report.layers}, seen, errors)
         sample = Sample(self.model, self.place, inputs, self.name)
         running = torch.cat(watch.scores) if watch.scores else None
         asked = Asked(self.request.wanted, self.request.batch_size or self.pieces.usual)
-        found = as_trained(asked, sample, layers, running, why)
+        found = AsTrained() if self.exported else as_trained(asked, sample, layers, running, why)
         return Data(
             num_images=report.num_images or 0,
             batches=within.batches if self.user_made else 1,
@@ -211,7 +217,9 @@ class _Gathering:
             noise_batches=found.noise_batches,
             modes=found.modes,
             recalibrated=found.recalibrated,
-            other_eps=other_eps(sample, layers, running) if "BN211" in self.request.wanted else (),
+            other_eps=other_eps(sample, layers, running)
+            if "BN211" in self.request.wanted and not self.exported
+            else (),
             padding=watch.padding(),
             candidates=self._candidates(watch, inputs, layers, why),
             why=why,
@@ -221,6 +229,8 @@ class _Gathering:
         self, watch: _watch.Watch, sample: tuple[Any, ...], layers: Sequence[LayerFacts], why: dict[str, str]
     ) -> Any:
         """Changes of the input, tried where the first layer does not fit the data."""
+        if self.exported:
+            return None
         if len(sample) != 1 or not sample[0].is_floating_point() or sample[0].dim() < 2 or watch.first is None:
             why["candidates"] = "the input is not one tensor of numbers: changes are tried on floats alone"
             return None
