@@ -78,9 +78,16 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     is_output: bool = False
 
     @property
+    def other_axis(self) -> bool:
+        """Whether a linear layer feeds it, whose features are the last axis and not the channels."""
+        return self.producer is not None and self.producer.role == "linear" and len(self.input_shape) > 2
+
+    @property
     def foldable(self) -> bool:
         """Whether the layer can be folded into the one before, which no other reads; torch does not fold all groups."""
         before = self.producer
+        if self.other_axis:
+            return False
         if before is None or before.role not in FOLDABLE or before.consumers != 1 or self.calls != 1:
             return False
         return before.role != "conv_transpose" or before.groups == 1

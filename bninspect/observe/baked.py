@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 from torch import fx, nn
 
-from bninspect.observe.layers import batchnorms, describe
 from bninspect.observe.norms import BATCH_NORMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch._ops import OpOverload
-
-    from bninspect.layers import BatchNormLayer
 
 
 class Baked(NamedTuple):
@@ -34,16 +30,6 @@ def baked(model: nn.Module) -> Mapping[str, Baked]:
             prefix = f"{path}." if path else ""
             found.update({prefix + name: said for name, said in _calls(module.graph)})
     return found
-
-
-def described(model: nn.Module) -> dict[str, BatchNormLayer]:
-    """The BatchNorm layers of ``model`` by path; those of an exported program with what its graph says of them."""
-    said = baked(model)
-    found = {path: describe(path, module) for path, module in batchnorms(model).items()}
-    return {
-        path: msgspec.structs.replace(layer, **said[path]._asdict()) if path in said else layer
-        for path, layer in found.items()
-    }
 
 
 def _calls(graph: fx.Graph) -> list[tuple[str, Baked]]:

@@ -30,14 +30,15 @@ def bn301_redundant_bias(facts: Facts) -> Iterator[Hit]:
     Hit: Conv2d(3, 8, 3) into BatchNorm2d(8); all of torchvision's vgg*_bn.
 
     Miss: a bias that also reaches another layer, as maxvit_t's stem does; a BatchNorm that is frozen in eval mode
-    while the model trains, where the bias does count.
+    while the model trains, where the bias does count; one that normalises positions (BN307), where the bias of a linear
+    layer is by feature.
     """
     trains = any(bn.training for bn in facts.layers)
     found = [
         bn
         for bn in facts.having("node")
         if bn.node.producer and bn.node.producer.role in FOLDABLE and bn.node.producer.bias
-        if bn.node.producer.consumers == 1 and bn.node.calls == 1
+        if bn.node.producer.consumers == 1 and bn.node.calls == 1 and not bn.node.other_axis
         if not bn.frozen and (bn.training or not trains)
     ]
     total = sum(bn.node.producer.bias for bn in found)
@@ -235,6 +236,8 @@ def _unfoldable(bn: LayerFacts) -> Hit:
     producer = bn.node.producer
     if producer is None or producer.role not in FOLDABLE:
         return bn.hit("cannot be folded: the input comes from no convolution or linear layer")
+    if bn.node.other_axis:
+        return bn.hit("cannot be folded: the features of the linear layer before are not its channels")
     if producer.role == "conv_transpose" and producer.groups > 1 and producer.consumers == 1 and bn.node.calls == 1:
         return bn.hit("cannot be folded by torch: transposed convolution with groups", groups=producer.groups)
     return bn.hit("cannot be folded: the layer before has other readers", consumers=producer.consumers)

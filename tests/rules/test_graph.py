@@ -34,6 +34,18 @@ def test_bn301_misses_a_frozen_layer_in_training():
     assert found(model.eval(), "BN301")
 
 
+def test_bn301_misses_the_bias_of_features_where_positions_are_normalised():
+    """The gradient of such a bias is no rounding error, and folding would be wrong where both sizes are equal."""
+    for length in (6, 8):
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(length))
+        assert not found(model, "BN301", input_size=(length, 4))
+        (finding,) = found(model, "BN308", input_size=(length, 4))
+        assert "features of the linear layer" in finding.message
+        (model(torch.randn(16, length, 4)) * torch.randn(16, length, 8)).sum().backward()
+        assert model[0].bias.grad.abs().max() > 0.1
+    assert found(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), "BN301", input_size=(4,))
+
+
 def dropout_before(p=0.5):
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(p), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)

@@ -19,8 +19,8 @@ from bninspect.inspection.check.as_trained import Asked, AsTrained, as_trained
 from bninspect.inspection.check.batch_mode import Sample
 from bninspect.inspection.check.other_eps import other_eps
 from bninspect.observe import graph, meta
-from bninspect.observe.baked import baked, described
-from bninspect.observe.layers import batchnorms, scripted, unjudged
+from bninspect.observe.baked import Baked, baked
+from bninspect.observe.layers import batchnorms, describe, scripted, unjudged
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
 from bninspect.observe.shadow import has_one_mode, remarks, set_mode, shadow
 from bninspect.observe.unwrap import unwrap
@@ -28,7 +28,7 @@ from bninspect.rules.data_facts import Data
 from bninspect.rules.facts import Facts, LayerFacts, is_untrained, median, share
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bninspect.layers import BatchNormLayer, Graph
     from bninspect.report import FunctionalCall, Shape, Source, StatsLayer, StatsReport, Tool, Vector
@@ -71,8 +71,9 @@ class _Gathering:
         self.model = unwrap(request.model)
         self.name = request.source.model or type(self.model).__name__
         self.place = resolve_device(request.device, self.model)
-        self.layers = described(self.model)
-        self.exported = bool(baked(self.model))
+        said = baked(self.model)
+        self.exported = bool(said)
+        self.layers = {path: _described(path, module, said) for path, module in batchnorms(self.model).items()}
         self.pieces = _sample.Pieces(request.batch, request.source.batch_kind)
         self.first, self.user_made = self.pieces.first, self.pieces.user_made
         self.notes: list[str] = list(unjudged(self.model))
@@ -243,6 +244,12 @@ class _Gathering:
             return None
         twin = shadow(self.model, device=self.place)
         return _changes.candidates(twin, watch.first, sample[0][:_TRIED].to(self.place), first, self.name)
+
+
+def _described(path: str, module: nn.Module, said: Mapping[str, Baked]) -> BatchNormLayer:
+    """A layer; of an exported program with what its graph says of it, as such a file has it."""
+    layer = describe(path, module)
+    return msgspec.structs.replace(layer, **said[path]._asdict()) if path in said else layer
 
 
 def _off(first: LayerFacts) -> bool:
