@@ -115,11 +115,20 @@ def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[s
         input_size=settings["shapes"] or None,
         batch_size=settings["batch_size"],
         device=settings["device"],
-        source=options.source_of(found, data),
+        source=msgspec.structs.replace(options.source_of(found, data), options=_words(settings)),
         **rules,
     )
     source = msgspec.structs.replace(report.source, batch_sha256=mark.digest if mark else None)
     return msgspec.structs.replace(report, source=source)
+
+
+def _words(settings: dict[str, Any]) -> tuple[str, ...]:
+    """What another command has to be told as well, to find the same model and batch."""
+    given = [("--model-arg", pair) for pair in settings["model_args"]]
+    given += [("--transforms", settings["transforms"]), ("--batch-key", settings["key"])]
+    words = [word for option, value in given if value is not None for word in (option, value)]
+    filled = settings["checkpoint"] is not None and not settings["strict"]
+    return (*words, "--no-strict") if filled else tuple(words)
 
 
 def _exit_code(report: Any, settings: dict[str, Any]) -> int:

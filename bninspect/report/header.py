@@ -41,6 +41,7 @@ class Source(Struct, frozen=True, kw_only=True):
     however they were split into pieces; it is found where a report is to be compared. ``missing_keys`` are those that a
     checkpoint did not fill.
     ``averaged`` is true where the file counts averages of its weights (n_averaged), as AveragedModel does.
+    ``options`` are words of the command line that model and batch need beside their names.
     """
 
     model: str | None = None
@@ -55,6 +56,7 @@ class Source(Struct, frozen=True, kw_only=True):
     batch_sha256: str | None = None
     missing_keys: tuple[str, ...] = ()
     averaged: bool = False
+    options: tuple[str, ...] = ()
 
 
 class FunctionalCall(Struct, frozen=True, kw_only=True):

@@ -156,6 +156,17 @@ def test_dropout_explains_what_it_inflated(batch):
     assert explained(model, batch, ignore=["BN302"]) == {}
 
 
+def test_what_is_only_told_explains_nothing(good, batch):
+    """A layer as new whose gamma is 0 lets nothing through, whatever its statistics."""
+    model = calibrate(stretched(copy.deepcopy(good)), smooth(64, *IMAGES, seed=1))
+    replace(layers(model)[3])
+    nn.init.zeros_(layers(model)[3].weight)
+    found = {finding.code: finding for finding in findings(model, batch)}
+    assert found["BN114"].severity == "info"
+    assert found["BN401"].path == found["BN114"].path
+    assert not found["BN401"].explained_by
+
+
 def test_a_healthy_model_has_nothing_to_explain(good, batch):
     assert explained(good, batch) == {}
 

@@ -94,6 +94,15 @@ def test_bn114_only_tells_of_a_new_head_and_of_gamma_zero(residual, good):
     assert severities(silent) == {"info": ["4"]}
 
 
+def test_bn114_hits_a_new_module_that_also_runs_before_the_others(good):
+    """What stands at both ends, in call order, is no head."""
+    new = nn.ModuleDict({"first": nn.BatchNorm2d(3), "last": nn.BatchNorm2d(8)})
+    first, last = map_layers(nn.ModuleDict({"head": new}))
+    (body,) = map_layers(nn.ModuleDict({"body": nn.ModuleDict({"bn": good[1]})}))
+    assert severities([body, first, last]) == {"info": ["head.first", "head.last"]}
+    assert severities([first, body, last]) == {"warning": ["head.first", "head.last"]}
+
+
 def test_bn114_only_tells_of_layers_that_do_not_run():
     model = googlenet(weights=None, init_weights=False, aux_logits=True)
     model = calibrate(model, smooth(4, 3, 64, 64))

@@ -30,4 +30,4 @@ def _recalibrate(source: Source) -> str:
         words += ["--checkpoint" if held else "--weights", weights]
         output = f"{PurePath(weights).stem}-recalibrated.pt" if held else output
     batch = "SOURCE" if source.batch is None or source.synthetic else source.batch
-    return shlex.join([*words, "--batch", batch, "-o", output])
+    return shlex.join([*words, "--batch", batch, *source.options, "-o", output])

@@ -65,6 +65,22 @@ def test_the_command_that_is_shown_cures(run, tmp_path):
     assert again[0] == 0, again[1]
 
 
+def test_the_command_has_the_options_that_model_and_batch_need(run, tmp_path):
+    program = PROGRAM.replace("def model():", "def model(width):").replace(
+        "Conv2d(3, 8, 3)", "Conv2d(3, int(width), 3)"
+    )
+    (tmp_path / "nets.py").write_text(program)
+    torch.manual_seed(1)
+    torch.save({"x": 5 + 3 * torch.randn(64, 3, 8, 8), "y": torch.zeros(64)}, tmp_path / "batch.pt")
+    words = ("nets.py:model", "--model-arg", "width=8", "--batch", "batch.pt", "--batch-key", "x")
+    code, out, _ = run("check", *words, "--select", "BN104")
+    assert code == 1
+    typed = next(line for line in out.splitlines() if "Run: " in line).partition("Run: ")[2]
+    assert typed.endswith("--batch batch.pt --model-arg width=8 --batch-key x -o recalibrated.pt")
+    assert run(*shlex.split(typed)[1:])[0] == 0
+    assert run("check", *words, "--select", "BN104", "--checkpoint", "recalibrated.pt")[0] == 0
+
+
 def test_a_model_in_python_gets_a_call_that_works():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
