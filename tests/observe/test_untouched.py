@@ -172,7 +172,7 @@ def test_check_that_fails_at_any_batchnorm_of_its_forwards_leaves_everything(err
     assert total > 60  # three forwards of twenty layers
     assert fingerprint(model) == before
     unraised = 0
-    for limit in [*range(1, total, 13), total]:
+    for limit in [*range(1, total, total // 7), total]:
         calls.clear()
         try:
             bninspect.check(model, x, batch_size=8)
@@ -181,7 +181,7 @@ def test_check_that_fails_at_any_batchnorm_of_its_forwards_leaves_everything(err
         else:  # a changed input that the model refuses was tried, and is no explanation of anything
             unraised += 1
         assert fingerprint(model) == before
-    assert unraised <= (0 if error is KeyboardInterrupt else total // 13 // 3)
+    assert unraised <= (0 if error is KeyboardInterrupt else 3)
 
 
 def trained_resnet():

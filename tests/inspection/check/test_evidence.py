@@ -112,6 +112,7 @@ CASES = {
     "BN205": lambda: [(small(momentum=0.9), None)],
     "BN206": lambda: [(small(momentum=0.0).train(), None)],
     "BN207": lambda: [(small(eps=0.0), None)],
+    "BN211": lambda: [(small(eps=1.0), None)],
     "BN304": lambda: [(train_a_little(Shared()), smooth(64, *IMAGES))],
     "BN307": lambda: [(Sequence(), torch.randn(8, 36, 16))],
     "BN401": lambda: [(spoiled(4, running_mean=(50.0, 3)), smooth(64, *IMAGES, seed=2))],
