@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import isfinite, log
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bninspect.rules import words
 from bninspect.rules._rule import rule
 from bninspect.rules.facts import FEW, Hit, Silence, median, outside, share, trend
@@ -12,8 +14,8 @@ from bninspect.rules.facts import FEW, Hit, Silence, median, outside, share, tre
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bninspect.report import Severity
-    from bninspect.rules.facts import Facts
+    from bninspect.report import Severity, Vector
+    from bninspect.rules.facts import Facts, LayerFacts
 
 
 @rule("error", "data", "running_var", "eps", remedy="recalibrate")
@@ -188,7 +190,9 @@ def bn404_mode_changes_predictions(
     Hit: a network whose running statistics were taken at another learning stage.
 
     Miss: small batches, whose statistics are noisy: drawing other images would change as much. Where training has
-    batches of one image, each is its own batch, and nothing is drawn.
+    batches of one image, each is its own batch, and nothing is drawn; a loader of single images alone is no
+    proof of it: then it is only told, and not where running_var is clearly the variance of all images and not that
+    within each.
 
     Thresholds: most, share of images whose top prediction changes; beyond, how many times that and the change of the
     scores have to exceed their sampling noise, which is measured in disjoint groups of fewer images; z, the standard
@@ -203,6 +207,10 @@ def bn404_mode_changes_predictions(
         return
     limit = z * (facts.data.num_images / modes.images) ** 0.5
     certain = modes.batch_size == 1 or any(share(bn.far(limit, d=0, r=1)) > channels for bn in facts.comparable)
+    seen_singly = modes.batch_size == 1 and len(facts.batches) > 0
+    if seen_singly and _of_batches(facts):
+        yield Silence("the loader gives single images, and the running statistics are those of larger batches")
+        return
     beyond_noise = modes.disagreement > beyond * modes.disagreement_noise and modes.change > beyond * modes.change_noise
     if modes.disagreement > most and beyond_noise and certain:
         numbers = {
@@ -215,7 +223,23 @@ def bn404_mode_changes_predictions(
         of_what = "those of single images" if modes.batch_size == 1 else "batch statistics"
         text = f"running statistics and {of_what} give different predictions"
         told = f"{modes.disagreement:.0%} of the images get another top prediction"
-        yield Hit(message=text, told=told, evidence=numbers, fix=_other_cure(facts))
+        severity: Severity = "info" if seen_singly else "warning"
+        yield Hit(message=text, told=told, severity=severity, evidence=numbers, fix=_other_cure(facts))
+
+
+def _of_batches(facts: Facts, fits: float = 0.3, apart: float = 0.4) -> bool:
+    """Whether some layer's running_var is the variance of all images, and not that within the loader's single ones."""
+    for bn in facts.comparable:
+        if bn.path in facts.data.within:
+            all_of_them, within = _apart(bn, bn.channels.var), _apart(bn, facts.data.within[bn.path])
+            if all_of_them < fits and within - all_of_them > apart:
+                return True
+    return False
+
+
+def _apart(bn: LayerFacts, var: Vector) -> float:
+    ratio = (np.maximum(bn.running_var, 0) + bn.eps) / (var + bn.eps)
+    return median(np.abs(np.log(ratio)))
 
 
 @rule("warning", "data")

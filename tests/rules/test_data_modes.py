@@ -150,14 +150,26 @@ def test_bn404_hits_training_with_single_images(singly):
         one_by_one = torch.cat([copy.deepcopy(singly).train()(image[None]) for image in x])
     torch.testing.assert_close(table, one_by_one, rtol=1e-3, atol=1e-4)
     assert (table.argmax(1) == y).float().mean() > right.float().mean() + 0.1
-    for batch, options in ((x, {"batch_size": 1}), (list(x.split(1)), {})):
+    for batch, options, severity in ((x, {"batch_size": 1}, "warning"), (list(x.split(1)), {}, "info")):
         (finding,) = found(singly, "BN404", batch, **options)
         assert "those of single images" in finding.message
+        assert finding.severity == severity
         assert finding.evidence["batch_size"] == 1
         assert finding.evidence["disagreement"] == pytest.approx(
             float((table.argmax(1) != singly(x).argmax(1)).float().mean())
         )
         assert finding.evidence["change_noise"] == 0
+
+
+def test_bn404_misses_a_loader_of_single_images_of_a_network_that_was_trained_in_batches(small, deep):
+    for seed in range(4):
+        told = found(
+            small, "BN404", list(pink(64, seed)[0].split(1))
+        )  # whose images are alike in what tells these apart
+        assert {finding.severity for finding in told} <= {"info"}
+        report = look(deep, "BN404", list(gratings(64, seed)[0].split(1)))
+        assert not report.findings
+        assert "those of larger batches" in reason(report)
 
 
 def test_bn404_misses_single_images_whose_statistics_are_the_running_ones(singly):
