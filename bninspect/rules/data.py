@@ -174,7 +174,8 @@ def bn403_stale_statistics_over_depth(
     drifts = not outside(ratios[0], 1 / first, first) and outside(end, 1 / last, last)
     if certain and drifts and abs(significance) > errors:
         numbers = {"r_median_first": ratios[0], "r_median_last": end, "slope_log_r": slope}
-        yield Hit(message="the running statistics fit less and less with depth", evidence=numbers)
+        told = f"the spread is {ratios[0]:.2g} times as expected at the first layer, and {end:.2g} times at the last"
+        yield Hit(message="the running statistics fit less and less with depth", told=told, evidence=numbers)
 
 
 @rule("warning", "data", remedy="recalibrate")

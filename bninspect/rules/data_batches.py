@@ -90,7 +90,9 @@ def bn406_noisy_batch_statistics(facts: Facts, *, most: float = 0.1, errors: flo
     for bn in facts.layers:
         noise = facts.data.noise.get(bn.path)
         if noise is not None and noise > certain:
-            yield bn.hit("batch statistics are noisy at this batch size", noise=noise, batch_size=facts.batch_size)
+            told = f"their noise is {noise:.0%} of the variance in batches of {facts.batch_size:,}"
+            text = "batch statistics are noisy at this batch size"
+            yield bn.hit(text, told=told, noise=noise, batch_size=facts.batch_size)
 
 
 @rule("warning", "data")
@@ -112,7 +114,9 @@ def bn407_non_iid_batches(facts: Facts, *, most: float = 0.5) -> Iterator[Hit | 
         yield Silence(facts.data.why.get("between", "batches were not compared"))
     elif facts.data.between >= most:
         numbers = {"share_of_channels": facts.data.between, "batches": facts.data.batches}
-        yield Hit(message="the images of a batch belong together: batches differ from each other", evidence=numbers)
+        told = f"{facts.data.between:.0%} of the first layer's channels differ between batches"
+        text = "the images of a batch belong together: batches differ from each other"
+        yield Hit(message=text, told=told, evidence=numbers)
 
 
 @rule("warning", "data", "running_var")
@@ -143,4 +147,5 @@ def bn408_between_batch_variance_missing(
         inner = facts.data.within[bn.path] / (bn.running_var + bn.eps)
         low = (bn.channels.r**2 > total) & ~outside(inner, 1 / within, within) & (bn.certainty[1] > z)
         if share(low) > channels:
-            yield bn.hit("running_var lacks the variance between batches", low, r_max=bn.live.r_max)
+            told = f"have up to {(bn.channels.r[low] ** 2).max():.2g} times the variance of running_var"
+            yield bn.hit("running_var lacks the variance between batches", low, told=told, r_max=bn.live.r_max)

@@ -120,7 +120,9 @@ def bn304_shared_batchnorm(facts: Facts, *, shift: float = 0.5, ratio: float = 2
         seen = facts.data.calls.get(bn.path) if facts.data else None
         if seen and (seen[0] > shift or seen[1] > ratio):
             text = "the layer is used for inputs of different statistics"
-            yield bn.hit(text, None, "warning", calls=bn.node.calls, mean_shift=seen[0], var_ratio=seen[1])
+            told = f"means differ by {seen[0]:.2g} running standard deviations, variances {seen[1]:.2g} times"
+            numbers = {"calls": bn.node.calls, "mean_shift": seen[0], "var_ratio": seen[1]}
+            yield bn.hit(text, None, "warning", told=told, **numbers)
         else:
             yield bn.hit("the layer is called more than once in a forward", None, "info", calls=bn.node.calls)
 

@@ -114,8 +114,8 @@ def bn205_tf_momentum(facts: Facts, *, most: float = 0.5) -> Iterator[Hit]:
         if bn.momentum == 1:
             yield bn.hit("momentum is 1: the running statistics are those of the last batch", momentum=bn.momentum)
         elif bn.momentum >= most:
-            yield bn.hit("momentum weighs the new batch, and looks like a decay of another framework",
-                         momentum=bn.momentum)  # fmt: skip
+            text = "momentum weighs the new batch, and looks like a decay of another framework"
+            yield bn.hit(text, told=f"the newest batch weighs {bn.momentum:.0%}", momentum=bn.momentum)
 
 
 @rule("warning", "momentum")

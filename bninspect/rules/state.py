@@ -248,7 +248,8 @@ def bn111_cancellation_hazard(
             large = large & (bn.running_var > 0.1 * bn.eps)
         if large.any():
             text = "the mean is so much larger than the standard deviation that careless arithmetic loses the variance"
-            yield bn.hit(text, large, mean_over_std=bn.offset[large].max())
+            worst = bn.offset[large].max()
+            yield bn.hit(text, large, told=f"lie at up to {worst:,.0f} standard deviations", mean_over_std=worst)
 
 
 @rule("warning", "num_batches_tracked")

@@ -132,7 +132,9 @@ def test_csv_has_a_line_for_each_layer(check):
 
 def test_markdown_escapes_names(check):
     _, out, _ = check("hostile", "--format", "markdown")
-    assert r"- where: a\\n::error title=x::%0Aboo\]\]\>\\x1b\[2J\|\`\<b\>,: momentum 0.99" in out
+    assert (
+        r"- where: a\\n::error title=x::%0Aboo\]\]\>\\x1b\[2J\|\`\<b\>,: the newest batch weighs 99% (momentum" in out
+    )
     assert not re.search(r"(?<!\\)[|`]", out)
     assert "<b>" not in out.replace("\\<b\\>", "")
     assert "\x1b" not in out
