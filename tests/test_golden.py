@@ -22,6 +22,7 @@ CASES = {
     **{f"check.{form}": (*CHECK, "--format", form) for form in [*FORMATS, "github", "junit"]},
     **{f"recalibrate.{form}": ("recalibrate", *STATS[1:], "--format", form) for form in ("table", "markdown")},
     "check-nothing.table": ("check", "nets.py:nothing", "--batch", "batch.pt"),
+    "check-followers.table": ("check", "nets.py:copied", "--batch", "many.pt", "--exit-zero"),
     "check-stored.table": ("check", "faulty.pt", "--exit-zero"),
     "rule.table": ("rule",),
     **{f"rule-{code}.table": ("rule", code) for code in ("BN2", "BN203", "BN401")},
@@ -65,6 +66,9 @@ faulty[4].running_mean[1] = torch.inf
 faulty[7].requires_grad_(False)
 faulty[1].eval()
 nothing = nn.Sequential(nn.Conv2d(3, 4, 1))
+copied = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
+for value in copied.parameters():
+    value.data.copy_((torch.arange(value.numel()).reshape(value.shape)) % 5 / 4 + 0.25)
 """
 
 
@@ -83,6 +87,7 @@ def files(tmp_path, note_batch):
     torch.save(note_batch, tmp_path / "note.pt")
     torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), broken()).state_dict(), tmp_path / "faulty.pt")
     torch.save(torch.arange(4 * 3 * 4 * 4).reshape(4, 3, 4, 4) % 37 / 8.0, tmp_path / "batch.pt")
+    torch.save(torch.arange(40 * 3 * 4 * 4).reshape(40, 3, 4, 4) % 37 / 8.0, tmp_path / "many.pt")
     return tmp_path
 
 
