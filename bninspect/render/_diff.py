@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bninspect.render._view import Column, Table, View, number, shape, versions
@@ -10,24 +12,26 @@ if TYPE_CHECKING:
     from bninspect.report import Difference, DiffReport, Source
 
 _COLUMNS = (
-    Column("what", "left"),
+    Column("what", "left", 1),
     Column("layer", "left"),
     Column("field", "left"),
     Column("before"),
     Column("after"),
     Column("distance"),
-    Column("channels", "right", 1),
-    Column("worst", "right", 2),
+    Column("channels", "right", 2),
+    Column("worst", "right", 3),
 )
+_OTHERS = ("added", "removed", "renamed")
+_KINDS = 5  # that the line above the table names
 _UNITS = {"std": "{} std", "ratio": "x {}", "rms": "{} rms(weight)", "of var": "{} of var", "share": "{}", None: "-"}
 
 
 def view(report: DiffReport) -> View:
     """Differences of the model, then of its layers; then what a reader has to know about the two."""
-    rows = tuple(_row(difference) for difference in report.differences)
+    rows = tuple(map(_row, sorted(report.differences, key=_size, reverse=True)))
     return View(
         title=f"{_name(report.a)} compared with {_name(report.b)}",
-        above=(versions(report.tool), _how(report)),
+        above=(versions(report.tool), _how(report), *_how_far(report)),
         tables=(Table(columns=_COLUMNS, rows=rows),) if rows else (),
         below=(verdict(report), *_drift(report), *(f"Note: {note}" for note in report.notes)),
     )
@@ -53,6 +57,38 @@ def verdict(report: DiffReport) -> str:
     layers = len({difference.path for difference in report.differences})
     count = len(report.differences)
     return f"{_plural(count, 'difference')} in {_plural(layers, 'place')}."
+
+
+def _how_far(report: DiffReport) -> tuple[str, ...]:
+    """How many layers differ, in what, and how far at most."""
+    if report.equal:
+        return ()
+    moved = [found for found in report.differences if found.path and found.what not in _OTHERS]
+    kinds: dict[str, list[Difference]] = {}
+    for found in sorted(moved, key=_size, reverse=True):
+        kinds.setdefault(found.field or found.what, []).append(found)
+    fields = [f"{kind} in {len(those):,}{_at_most(those[0])}" for kind, those in kinds.items()]
+    more = f" and {len(fields) - _KINDS} more" if len(fields) > _KINDS else ""
+    layers = len({found.path for found in moved})
+    others = Counter(found.what if found.path else "of the model" for found in report.differences if found not in moved)
+    told = [f"{layers:,} of {_plural(report.num_layers, 'layer')}: {', '.join(fields[:_KINDS])}{more}"] if moved else []
+    told += [f"{count:,} {what}" for what, count in others.items()]
+    return (f"What differs: {'; '.join(told)}",)
+
+
+def _at_most(found: Difference) -> str:
+    return "" if found.unit is None else f" (up to {_distance(found).removeprefix('-')})"
+
+
+def _size(found: Difference) -> float:
+    """How large a difference is: layers and settings that are others come first, and counters last."""
+    if found.field == "num_batches_tracked":
+        return -1
+    if found.unit is None or found.distance is None:
+        return math.inf
+    if found.unit == "ratio":
+        return abs(math.log(found.distance)) if found.distance > 0 else math.inf
+    return abs(found.distance)
 
 
 def _plural(count: int, noun: str) -> str:

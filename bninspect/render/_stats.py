@@ -5,27 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bninspect.render._view import Column, Table, View, number, prepared, shape, span, versions
+from bninspect.report import bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bninspect.report import StatsLayer, StatsReport, Vector
 
-_LAYER = (
+_LAYER = (  # what one came for stands first, and stays on a narrow terminal
     Column("layer", "left"),
     Column("channels"),
+    Column("|d| median"),
+    Column("|d| max"),
+    Column("r"),
+    Column("dead"),
+    Column("nonfinite"),
+    Column("|z| max", "right", 2),
+    Column("mean", "right", 3),
+    Column("var", "right", 3),
+    Column("running_mean", "right", 5),
+    Column("running_var", "right", 5),
     Column("values", "right", 4),
-    Column("mean"),
-    Column("running_mean", "right", 2),
-    Column("var"),
-    Column("running_var", "right", 2),
-    Column("|d| max", "right", 1),
-    Column("r", "right", 1),
-    Column("|z| max", "right", 3),
-    Column("zeros", "right", 5),
-    Column("dead", "right", 1),
-    Column("nonfinite", "right", 1),
+    Column("zeros", "right", 6),
 )
+_UNTRACKED = (0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 5, 5, 3, 4)  # priorities where there are no running statistics
+_OF_RUNNING = ("|d| median", "|d| max", "r", "|z| max", "running_mean", "running_var")
+_NOTHING = {"dead": "no channel is dead", "nonfinite": "no value is NaN or infinite", "zeros": "no value is zero"}
 _STORED = (
     Column("layer", "left"),
     Column("kind", "left", 2),
@@ -54,12 +59,12 @@ _VALUES = 4
 def view(report: StatsReport) -> View:
     """Layers, or channels; then what was not seen, and the normalised values where they were asked for."""
     channels = any(layer.channels is not None for layer in report.layers)
-    table = _channels(report) if channels else _layers(report)
+    table, lines = (_channels(report), ()) if channels else _layers(report)
     return View(
         title=_title(report),
         above=(versions(report.tool), _how(report)),
         tables=(table,) if table.rows else (),
-        below=(*_values(report), *_apart(report), *(f"Note: {note}" for note in report.notes)),
+        below=(*lines, *_values(report), *_apart(report), *(f"Note: {note}" for note in report.notes)),
     )
 
 
@@ -79,28 +84,83 @@ def _how(report: StatsReport) -> str:
     return f"{images}, {report.tool.mode} mode: {mode}"
 
 
-def _layers(report: StatsReport) -> Table:
+def _layers(report: StatsReport) -> tuple[Table, tuple[str, ...]]:
+    """The layers, and in words what would be a column of nothing."""
     if report.num_images is None:
-        return Table(columns=_STORED, rows=tuple(_stored(layer) for layer in report.layers))
-    return Table(columns=_LAYER, rows=tuple(_layer(layer) for layer in report.layers))
+        return Table(columns=_STORED, rows=tuple(_stored(layer) for layer in report.layers)), ()
+    rows = tuple(_layer(layer) for layer in report.layers)
+    tracked = any(layer.d_max is not None and not _as_built(layer) for layer in report.layers)
+    left_out = [] if tracked else [*_OF_RUNNING]
+    for index, column in enumerate(_LAYER):
+        if column.head in _NOTHING and all(row[index] in ("0", "0.0 %") for row in rows):
+            left_out.append(column.head)
+    kept = [index for index, column in enumerate(_LAYER) if column.head not in left_out]
+    columns = tuple(_LAYER[index] if tracked else _LAYER[index]._replace(priority=_UNTRACKED[index]) for index in kept)
+    levels = {
+        (number, kept.index(index)): level
+        for number, layer in enumerate(report.layers)
+        for index, level in _levels(layer)
+        if index in kept
+    }
+    words = [_NOTHING[head] for head in left_out if head in _NOTHING]
+    lines = [] if tracked or not rows else [_untracked(report)]
+    lines += [f"In all layers: {', '.join(words)}."] if words and rows else []
+    return Table(columns, tuple(tuple(row[index] for index in kept) for row in rows), levels), tuple(lines)
+
+
+def _as_built(layer: StatsLayer) -> bool:
+    """Whether the running statistics are those of a new layer, which were never updated."""
+    ends = layer.running_mean_min, layer.running_mean_max, layer.running_var_min, layer.running_var_max
+    return layer.num_batches_tracked == 0 and ends == (0, 0, 1, 1)
+
+
+def _untracked(report: StatsReport) -> str:
+    why = "were never updated" if any(layer.d_max is not None for layer in report.layers) else "are not kept"
+    return f"Running statistics {why}: there is nothing to compare with."
 
 
 def _layer(layer: StatsLayer) -> tuple[str, ...]:
     return (
         layer.path or layer.kind,
         number(layer.num_features),
-        number(layer.count),
-        span(layer.mean_min, layer.mean_max),
-        span(layer.running_mean_min, layer.running_mean_max),
-        span(layer.var_min, layer.var_max),
-        span(layer.running_var_min, layer.running_var_max),
+        number(layer.d_median),
         number(layer.d_max),
         span(layer.r_min, layer.r_max),
-        number(layer.z_max),
-        "-" if layer.zero_fraction is None else f"{100 * layer.zero_fraction:.1f} %",
         number(layer.dead),
         number(_sum(layer.nonfinite, layer.nonfinite_state)),
+        number(layer.z_max),
+        span(layer.mean_min, layer.mean_max),
+        span(layer.var_min, layer.var_max),
+        span(layer.running_mean_min, layer.running_mean_max),
+        span(layer.running_var_min, layer.running_var_max),
+        number(layer.count),
+        "-" if layer.zero_fraction is None else f"{100 * layer.zero_fraction:.1f} %",
     )
+
+
+def _levels(layer: StatsLayer) -> Iterator[tuple[int, str]]:
+    """Columns whose figure passes the bound of its rule, with the severity."""
+    ratios = [_either_way(value) for value in (layer.r_min, layer.r_max) if value is not None]
+    figures = {
+        "|d| median": _level(layer.d_median, bounds.D, bounds.D_BROKEN),
+        "|d| max": _level(layer.d_max, bounds.D, bounds.D_BROKEN),
+        "r": _level(max(ratios, default=None), bounds.R, bounds.R_BROKEN),
+        "dead": _level(layer.dead, 0, float("inf")),
+        "nonfinite": _level(_sum(layer.nonfinite, layer.nonfinite_state), 0, 0),
+    }
+    for index, column in enumerate(_LAYER):
+        if figures.get(column.head):
+            yield index, figures[column.head]
+
+
+def _either_way(ratio: float) -> float:
+    return max(ratio, 1 / ratio) if ratio > 0 else float("inf")
+
+
+def _level(value: float | None, warning: float, error: float) -> str:
+    if value is None or value <= warning:
+        return ""
+    return "error" if value > error else "warning"
 
 
 def _sum(*counts: int | None) -> int | None:

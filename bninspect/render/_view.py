@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bninspect.report import Source, Tool
 
 
@@ -23,10 +26,11 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of plain text, one cell per column."""
+    """Rows of plain text, one cell per column; ``levels`` are severities of cells, by row and column."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
+    levels: Mapping[tuple[int, int], str] = MappingProxyType({})
 
 
 class Entry(NamedTuple):

@@ -107,8 +107,9 @@ def _table(table: Table, kept: list[int], width: int | None) -> Any:
     for index in kept:
         column = table.columns[index]
         drawn.add_column(Text(column.head), justify=column.justify, no_wrap=width is None, overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(row[index]) for index in kept))
+    for number, row in enumerate(table.rows):
+        styles = (_STYLES.get(table.levels.get((number, index), ""), "") for index in kept)
+        drawn.add_row(*(Text(row[index], style=style) for index, style in zip(kept, styles, strict=True)))
     return drawn
 
 

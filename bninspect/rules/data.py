@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bninspect.report import bounds
 from bninspect.rules import words
 from bninspect.rules._rule import rule
 from bninspect.rules.facts import FEW, Hit, Silence, median, outside, share, trend
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @rule("error", "data", "running_var", "eps", remedy="recalibrate")
 def bn401_running_stats_mismatch(
-    facts: Facts, *, z: float = 5.0, d: float = 0.5, r: float = 1.5, channels: float = 0.1
+    facts: Facts, *, z: float = 5.0, d: float = bounds.D, r: float = bounds.R, channels: float = 0.1
 ) -> Iterator[Hit]:
     """The running statistics are not those of the data.
 
@@ -51,7 +52,8 @@ def bn401_running_stats_mismatch(
         far = bn.far(z, d, r)
         if share(far) <= channels:
             continue
-        broken = bool(outside(bn.live.r_median, 1 / 3, 3)) or bn.live.d_median > 5
+        worse = outside(bn.live.r_median, 1 / bounds.R_BROKEN, bounds.R_BROKEN)
+        broken = bool(worse) or bn.live.d_median > bounds.D_BROKEN
         severity: Severity = "info" if facts.data.num_images < FEW else "error" if broken else "warning"
         text = "the running statistics are far from those of the data"
         if broken:
