@@ -20,6 +20,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line says about a batch beside its name.
 
     ``transforms`` are named by the user, those of torchvision's weights; ``own`` gives the model's, with their name.
+    With ``as_given`` steps are given just as they come, for a forward of the user's own.
     With ``share`` (a rank and the number of processes) data are given as they are, not begun and not cut: a tensor, a
     data set, a loader or an iterable.
     With ``labels`` a loader's pieces are lists ``[input, labels]`` where it gives labels.
@@ -36,6 +37,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_batches: int | None = None
     labels: bool = False
     share: tuple[int, int] | None = None
+    as_given: bool = False
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ def labels_of(content: Any, images: Any) -> Any:
         found = next((content[name] for name in _LABEL_NAMES if name in content), None)
     else:
         found = content[1] if isinstance(content, (list, tuple)) and len(content) > 1 else None
-    fits = _is_tensor(found) and found.dim() == 1 and images.dim() > 1 and len(found) == len(images)
+    fits = is_tensor(found) and found.dim() == 1 and images.dim() > 1 and len(found) == len(images)
     return found if fits and not found.is_floating_point() and not found.is_complex() else None
 
 
@@ -51,7 +51,7 @@ def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     Raises:
         SourceError: there is no tensor, or several of which ``key`` names none.
     """
-    if _is_tensor(content):
+    if is_tensor(content):
         if key is not None:
             raise SourceError(f"--batch-key {printable(key)} was given, and {shown} holds a single tensor")
         return None, content
@@ -60,7 +60,7 @@ def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     path = [] if key is None else _named(content, key, shown)
     for name in path:
         content = _parts(content)[name]
-    while not _is_tensor(content):
+    while not is_tensor(content):
         if len(path) > _DEPTH:
             raise SourceError(f"the batch {shown} is nested deeper than {_DEPTH} containers")
         name = _next(content, shown)
@@ -69,7 +69,7 @@ def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     return ".".join(path), content
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
     return hasattr(value, "is_floating_point") and hasattr(value, "dim")
 
 
@@ -80,7 +80,7 @@ def _is_container(value: Any) -> bool:
 def _parts(content: Any) -> dict[str, Any]:
     """The tensors and containers in a container, by name."""
     items = content.items() if isinstance(content, dict) else enumerate(content)
-    return {str(name): part for name, part in items if _is_tensor(part) or (_is_container(part) and part)}
+    return {str(name): part for name, part in items if is_tensor(part) or (_is_container(part) and part)}
 
 
 def _named(content: Any, key: str, shown: str) -> list[str]:
@@ -96,12 +96,12 @@ def _named(content: Any, key: str, shown: str) -> list[str]:
 
 def _next(content: Any, shown: str) -> str:
     parts = _parts(content)
-    tensors = {name: part for name, part in parts.items() if _is_tensor(part)} or parts
+    tensors = {name: part for name, part in parts.items() if is_tensor(part)} or parts
     if not tensors:
         raise SourceError(f"the batch {shown} holds no tensor")
     if not isinstance(content, dict) or len(tensors) == 1:
         return next(iter(tensors))
-    images = [n for n, part in tensors.items() if _is_tensor(part) and part.is_floating_point() and part.dim() >= 3]
+    images = [n for n, part in tensors.items() if is_tensor(part) and part.is_floating_point() and part.dim() >= 3]
     named = [name for name in _INPUT_NAMES if name in tensors]
     if len(images) == 1 or named:
         return images[0] if len(images) == 1 else named[0]

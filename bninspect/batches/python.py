@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ def load(value: str, options: BatchOptions) -> Batch:
     if callable(found) and not hasattr(found, "__iter__"):
         again = partial(_called, found, shown)
         found = again()
+    if options.as_given and isinstance(found, (Tensor, Mapping, tuple)):
+        return Batch(name=value, kind="python", data=[found])
     if isinstance(found, (Tensor, dict, tuple)):
         element, tensor = pick(found, options.key, shown)
         return Batch(
@@ -104,7 +107,7 @@ class _Stream:
         first = next(steps, None)
         if first is None:
             raise SourceError(f"the batch {shown} is empty: it gave no piece")
-        self.element, _ = pick(first, options.key, shown)
+        self.element = None if options.as_given else pick(first, options.key, shown)[0]
         self._begun: Iterator[Any] | None = chain([first], steps)
 
     def __iter__(self) -> Iterator[Any]:
@@ -125,6 +128,8 @@ class _Stream:
         return islice(_steps(source, self.shown), self.options.max_batches)
 
     def _piece(self, step: Any) -> Any:
+        if self.options.as_given:
+            return step
         tensor = pick(step, self.options.key, self.shown)[1]
         labels = labels_of(step, tensor) if self.options.labels else None
         return tensor if labels is None else [tensor, labels]

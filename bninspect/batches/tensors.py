@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from bninspect.batches import Batch, BatchOptions
-from bninspect.batches._elements import choose
+from bninspect.batches._elements import choose, is_tensor
 from bninspect.errors import SourceError
 from bninspect.text import printable
 
@@ -40,6 +40,8 @@ def load(value: str, options: BatchOptions) -> Batch:
 
     with reading(value) as open_file:
         kind, content = _content(open_file(value))
+        if options.as_given:
+            return Batch(name=value, kind=kind, data=[_all(content, printable(value))])
         element, held = choose(_understood(content, printable(value)), options.key, printable(value))
         tensor = _tensor(held)
     return Batch(name=value, kind=kind, data=tensor, element=element, num_images=len(tensor) if tensor.dim() else None)
@@ -96,6 +98,16 @@ def _understood(content: Any, shown: str) -> Any:
             "in a file: save the tensor alone, torch.save(batch, path)"
         )
     return content
+
+
+def _all(content: Any, shown: str) -> Any:
+    """All that a file holds, with its tensors read."""
+    content = _understood(content, shown)
+    if is_tensor(content):
+        return _tensor(content)
+    if isinstance(content, dict):
+        return {name: _all(part, shown) for name, part in content.items()}
+    return type(content)(_all(part, shown) for part in content) if isinstance(content, (list, tuple)) else content
 
 
 def _tensor(held: Held) -> Tensor:

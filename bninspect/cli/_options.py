@@ -156,6 +156,12 @@ def batch_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+forward_option = click.option(
+    "--forward",
+    metavar="FILE.py:FUNCTION",
+    help="function(model, step) runs each step just as the loader gives it: dicts, lists of images, several inputs.",
+)
+
 tolerance_option = click.option(
     "--tolerance",
     default="default",
@@ -302,9 +308,29 @@ def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:
         own=own,
         labels=settings.get("labels", False),
         share=settings.get("share"),
+        as_given=settings.get("forward") is not None,
     )
     found: Batch = source.load(value, wanted)
     return found
+
+
+def find_forward(settings: Mapping[str, Any]) -> Callable[[Any, Any], Any] | None:
+    """The function that ``--forward`` names."""
+    text = settings["forward"]
+    if text is None:
+        return None
+    from bninspect._imports import load_object, looks_like_object
+
+    if not looks_like_object(text):
+        raise InputError(
+            f"--forward {printable(text)!r} is not of the form package.module:function or steps.py:function"
+        )
+    found: Any = load_object(text)
+    if not callable(found):
+        raise InputError(
+            f"--forward {printable(text)} is a {type(found).__name__}: a function(model, step) was expected"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def source_of(model: Model | None, batch: Batch | None = None) -> Source:

@@ -33,6 +33,7 @@ Examples:
 @click.argument("model", required=False)
 @click.option("--batch", metavar="SOURCE", help="A file (.pt, .npy, .npz, .safetensors), images, loader, or random.")
 @click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input.")
+@options.forward_option
 @click.option("--batch-size", type=click.IntRange(1), help="Split into pieces of this many images; random: how many.")
 @click.option("--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default the model's own.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
@@ -102,6 +103,8 @@ def _share(model: str | None, batch: str | None, settings: dict[str, Any]) -> in
 
     if model is None or batch is None:
         raise click.UsageError("--parts needs both a MODEL and a --batch SOURCE")
+    if settings["forward"] is not None:
+        raise click.UsageError("--forward runs a loader's steps, and --parts cuts a data set into its own")
     measure(model, batch, settings)
     return 0
 
@@ -142,6 +145,7 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
             batch_size=None if given.synthetic else settings["batch_size"],
             device=settings["device"],
             layer=settings["layer"],
+            forward=options.find_forward(settings),
             values=_wants_values(found, given, settings["values"]),
             source=options.source_of(found, given),
             on_piece=on_piece,

@@ -11,33 +11,46 @@ from bninspect.observe import guard
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from torch import nn
 
+    Forward = Callable[[nn.Module, Any], Any]  # the user's own: it runs the model on one step
 
-def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> Any:
-    """The forward of a shadow.
+
+_GRADIENTS = " (nothing asks for gradients here: a step that does runs inside torch.enable_grad())"
+
+
+def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str, by: Forward | None = None) -> Any:
+    """The forward of a shadow: on its inputs, or ``by`` the user's own function on the one step that they hold.
 
     Raises:
         ForwardError: the model's own code raised; the text names the innermost layer it was in.
     """
     try:
         with guard.of(twin):
-            return twin(*inputs)
+            return twin(*inputs) if by is None else by(twin, *inputs)
     except BNInspectError:
         raise
     except Exception as error:
+        given = f"by {_name(by)}" if by else f"on {_sizes(inputs)}"
+        hint = _GRADIENTS if by and "does not require grad" in str(error) else ""
         raise ForwardError(
-            f"the forward of {printable(what)} on {_sizes(inputs)} failed in {_where(error, twin)}: {brief(error)}"
+            f"the forward of {printable(what)} {given} failed in {_where(error, twin, by)}: {brief(error)}{hint}"
         ) from error
 
 
-def _where(error: BaseException, twin: nn.Module) -> str:
+def _name(by: Forward) -> str:
+    return printable(getattr(by, "__name__", type(by).__name__))
+
+
+def _where(error: BaseException, twin: nn.Module, by: Forward | None) -> str:
     """The innermost layer that an error came through: its path, its settings, and what it was given."""
     names = {id(module): path for path, module in twin.named_modules()}
     frame = innermost(_frames(error.__traceback__), names)
+    if frame is None and by is not None:
+        return "that function itself"
     layer = twin if frame is None else frame.f_locals["self"]
     leaf = next(layer.children(), None) is None
     text = printable(repr(layer) if leaf else type(layer).__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bninspect.errors import InputError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def stats(
     model: nn.Module | None,
-    batch: Tensor | Iterable[Tensor] | Iterable[tuple[Tensor, ...]],
+    batch: Tensor | Iterable[Any],
     *,
     mode: Mode | None = None,
     batch_size: int | None = None,
@@ -25,6 +25,7 @@ def stats(
     layer: str | None = None,
     extremes: bool = True,
     values: bool = False,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     source: Source | None = None,
     on_piece: Callable[[int, Callable[[], StatsReport]], None] | None = None,
 ) -> StatsReport:
@@ -41,6 +42,9 @@ def stats(
         layer: a glob over paths; only these layers are measured.
         extremes: also find min, max and the share of zeros.
         values: without a model, return the normalised output as well.
+        forward: ``forward(model, step)`` runs each step of ``batch`` just as it comes, moved to the device: a dict, a
+            list of images, whatever a loader makes. It gets a copy of the model, and runs without gradients unless it
+            enables them. Images are counted at the first layer.
         source: where model and batch came from, for the report's header.
         on_piece: called after each piece with the number of images seen and a function that gives the report so far.
 
@@ -48,20 +52,22 @@ def stats(
         InputError: the batch does not fit, holds integers, is empty; or the glob matches nothing.
         ForwardError: the model's forward raised.
     """
-    from bninspect.inspection.stats.pieces import first_of, fresh_layer, pieces_of, with_values
+    from bninspect.inspection.stats.pieces import as_given, first_of, fresh_layer, pieces_of, with_values
     from bninspect.inspection.stats.run import Run
     from bninspect.observe.process import resolve_device, undisturbed
     from bninspect.observe.shadow import set_mode
     from bninspect.observe.unwrap import unwrap
 
-    pieces = pieces_of(batch, batch_size)
     bare = model is None
+    if forward is not None and bare:
+        raise InputError("forward runs a model, and none was given")
+    pieces = pieces_of(batch, batch_size) if forward is None else as_given(batch, batch_size)
     if model is None:
         first, pieces = first_of(pieces)
         mode, model = mode or "train", fresh_layer(first[0])
     model, mode = unwrap(model), mode or "eval"
     place = resolve_device(device, model)
-    run = Run(model, mode, place, layer=layer, extremes=extremes, source=source)
+    run = Run(model, mode, place, layer=layer, extremes=extremes, source=source, by=forward)
     if bare:  # no figure needs a piece normalised, and one of a single row could not be
         set_mode(run.twin, "eval")
     output = []

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from bninspect.errors import InputError
+from bninspect.observe.steps import steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,15 @@ def pieces_of(batch: Any, batch_size: int | None) -> Iterator[tuple[Any, ...]]:
             yield inputs
         else:
             yield from zip(*(value.split(batch_size) for value in inputs), strict=True)
+
+
+def as_given(batch: Any, batch_size: int | None) -> Iterator[tuple[Any, ...]]:
+    """Each step as it comes, as the one input of the user's own forward."""
+    if batch_size is not None:
+        raise InputError(
+            "batch_size splits tensors, and forward runs steps as they come: let the loader make smaller ones"
+        )
+    return ((step,) for step in steps_of(batch))
 
 
 def first_of(pieces: Iterator[tuple[Any, ...]]) -> tuple[tuple[Any, ...], Iterator[tuple[Any, ...]]]:

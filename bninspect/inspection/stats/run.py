@@ -21,6 +21,7 @@ from bninspect.observe.layers import batchnorms, describe, given, scripted, unju
 from bninspect.observe.norms import Norm, plain
 from bninspect.observe.process import tool_of
 from bninspect.observe.shadow import remarks, set_mode, shadow
+from bninspect.observe.steps import moved
 from bninspect.report import Mode, Source, StatsReport
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bninspect.layers import BatchNormLayer
     from bninspect.moments import Moments
     from bninspect.moments.way import Found
+    from bninspect.observe.forward import Forward
     from bninspect.report import Vector
 
 
@@ -47,10 +49,11 @@ class Run:
         layer: str | None,
         extremes: bool,
         source: Source | None,
+        by: Forward | None = None,
     ) -> None:
         self.name = source.model if source and source.model else type(model).__name__
         self.source = source or Source(model=self.name)
-        self.mode, self.place, self.extremes = mode, place, extremes
+        self.mode, self.place, self.extremes, self.by = mode, place, extremes, by
         self.layers = {path: describe(path, module) for path, module in batchnorms(model).items()}
         self.layers = _chosen(self.layers, layer, self.name)
         self.twin = shadow(model, device=place)
@@ -62,6 +65,7 @@ class Run:
         self.seen: list[tuple[str, Found]] = []  # in the forward that runs
         self.again: set[str] = set()
         self.images = self.pieces = 0
+        self.counted: int | None = None  # images of a step, as the first layer sees them
         self.shape: tuple[int, ...] | None = None
         self.dtype: torch.dtype | None = None
         self._watch()
@@ -69,9 +73,15 @@ class Run:
     def _watch(self) -> None:
         for path, module in batchnorms(self.twin).items():
             self.audit.watch(module)
+            if self.by is not None:
+                module.register_forward_pre_hook(self._count, with_kwargs=True)
             if path in self.layers:
                 module.register_forward_pre_hook(self._hook(path), with_kwargs=True)
         set_mode(self.twin, self.mode)
+
+    def _count(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.counted is None:
+            self.counted = len(given(args, kwargs))
 
     def _hook(self, path: str) -> Callable[..., None]:
         def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -90,6 +100,7 @@ class Run:
 
     def _look(self, path: str, module: nn.Module, x: Tensor) -> None:
         layer = self.layers[path]
+        self.dtype = self.dtype or x.dtype
         if layer.num_features == 0:  # a lazy layer learns its channels from its first input
             layer = self.layers[path] = describe(path, module)
         if x.dim() < 2 or x.shape[1] != layer.num_features:
@@ -105,8 +116,9 @@ class Run:
 
     def feed(self, piece: tuple[Any, ...]) -> Any:
         """Run one piece and merge what was measured."""
-        refuse_unfit(piece[0])
-        inputs = tuple(value.to(self.place, non_blocking=True) for value in piece)
+        if self.by is None:
+            refuse_unfit(piece[0])
+        inputs = moved(piece, self.place)
         result, paths, found = self._forward(inputs)
         if found and self.place.type != "cpu" and (doubtful := queued.doubtful(found)).any():
             self.again = {path for path, doubt in zip(paths, self._split(paths, doubtful), strict=True) if doubt.any()}
@@ -115,16 +127,17 @@ class Run:
         if found:
             self.measured = paths, found
         self.pieces += 1
-        self.images += len(piece[0])
+        self.images += len(piece[0]) if self.by is None else self.counted or 0
         return result
 
     def _forward(self, inputs: tuple[Any, ...]) -> tuple[Any, tuple[str, ...], Moments | None]:
         """The model's output; the layers in call order, and their moments side by side."""
         self.seen.clear()
-        if not self.pieces:
+        self.counted = None
+        if not self.pieces and self.by is None:
             self.shape, self.dtype = tuple(inputs[0].shape), inputs[0].dtype
         with self.audit if self.audit.needed else nullcontext():
-            result = forward(self.twin, inputs, what=self.name)
+            result = forward(self.twin, inputs, what=self.name, by=self.by)
         self._pool()  # what the piece before found, while a device is at work on this one
         found = self.way.together([found for _, found in self.seen]) if self.seen else None
         return result, tuple(path for path, _ in self.seen), found
