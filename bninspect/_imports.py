@@ -60,6 +60,8 @@ def _module(where: str) -> ModuleType:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise SourceError(f"there is no file {printable(str(path))}")
+    if (path.parent / "__init__.py").is_file():
+        return _of_package(path.resolve())
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -72,6 +74,20 @@ def _from_file(path: Path) -> ModuleType:
         if registered:
             del sys.modules[path.stem]  # half a module must not be found by the next import
         raise
+    return module
+
+
+def _of_package(path: Path) -> ModuleType:
+    """A module of a package by its full name, so that its relative imports work."""
+    names, folder = [path.stem], path.parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    name = ".".join(names)
+    sys.path.insert(0, str(folder))
+    module = importlib.import_module(name.removesuffix(".__init__"))
+    if module.__file__ is None or Path(module.__file__).resolve() != path:
+        raise SourceError(f"{printable(str(path))} is {printable(name)}, and another module of that name was found")
     return module
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from bninspect.errors import SourceError
 from bninspect.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _INPUT_NAMES = ("image", "images", "pixel_values", "x", "input", "inputs")
 _LABEL_NAMES = ("label", "labels", "target", "targets", "y")
@@ -29,8 +35,9 @@ def pick(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
 def labels_of(content: Any, images: Any) -> Any:
     """The classes of the images, one number for each, where a step of a loader has them; else ``None``."""
     found: Any
-    if isinstance(content, dict):
-        found = next((content[name] for name in _LABEL_NAMES if name in content), None)
+    if _has_names(content):
+        named = dict(_items(content))
+        found = next((named[name] for name in _LABEL_NAMES if name in named), None)
     else:
         found = content[1] if isinstance(content, (list, tuple)) and len(content) > 1 else None
     fits = is_tensor(found) and found.dim() == 1 and images.dim() > 1 and len(found) == len(images)
@@ -70,17 +77,33 @@ def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
 
 
 def is_tensor(value: Any) -> bool:
-    return hasattr(value, "is_floating_point") and hasattr(value, "dim")
+    """By its class: an object may answer to any name."""
+    return hasattr(type(value), "is_floating_point") and hasattr(type(value), "dim")
+
+
+def _has_names(value: Any) -> bool:
+    """A dict or what is like one, a dataclass, a namespace, a named tuple."""
+    named = isinstance(value, (Mapping, SimpleNamespace)) or hasattr(type(value), "_fields")
+    return named or (dataclasses.is_dataclass(value) and not isinstance(value, type))
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, (dict, list, tuple))
+    return isinstance(value, (list, tuple)) or _has_names(value)
+
+
+def _items(content: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(content, Mapping):
+        return content.items()
+    if dataclasses.is_dataclass(content):
+        return [(field.name, getattr(content, field.name)) for field in dataclasses.fields(content)]
+    if hasattr(type(content), "_fields"):
+        return zip(content._fields, content, strict=True)
+    return vars(content).items() if isinstance(content, SimpleNamespace) else enumerate(content)
 
 
 def _parts(content: Any) -> dict[str, Any]:
     """The tensors and containers in a container, by name."""
-    items = content.items() if isinstance(content, dict) else enumerate(content)
-    return {str(name): part for name, part in items if is_tensor(part) or (_is_container(part) and part)}
+    return {str(name): part for name, part in _items(content) if is_tensor(part) or (_is_container(part) and part)}
 
 
 def _named(content: Any, key: str, shown: str) -> list[str]:
@@ -99,7 +122,7 @@ def _next(content: Any, shown: str) -> str:
     tensors = {name: part for name, part in parts.items() if is_tensor(part)} or parts
     if not tensors:
         raise SourceError(f"the batch {shown} holds no tensor")
-    if not isinstance(content, dict) or len(tensors) == 1:
+    if not _has_names(content) or len(tensors) == 1:
         return next(iter(tensors))
     images = [n for n, part in tensors.items() if is_tensor(part) and part.is_floating_point() and part.dim() >= 3]
     named = [name for name in _INPUT_NAMES if name in tensors]

@@ -43,7 +43,7 @@ def load(value: str, options: BatchOptions) -> Batch:
         found = again()
     if options.as_given and isinstance(found, (Tensor, Mapping, tuple)):
         return Batch(name=value, kind="python", data=[found])
-    if isinstance(found, (Tensor, dict, tuple)):
+    if isinstance(found, (Tensor, Mapping, tuple)):
         element, tensor = pick(found, options.key, shown)
         return Batch(
             name=value, kind="python", data=tensor, element=element, num_images=len(tensor) if tensor.dim() else None
@@ -63,7 +63,7 @@ def _whole(value: str, found: Any, options: BatchOptions, share: tuple[int, int]
         own_share = _takes_share(found)
         names = dict(zip(("rank", "world_size"), share, strict=True)) if own_share else {}
         found = _called(partial(found, **names), shown)
-    if isinstance(found, (Tensor, dict, tuple)):
+    if isinstance(found, (Tensor, Mapping, tuple)):
         element, found = pick(found, options.key, shown)
         return Batch(name=value, kind="python", data=found, element=element)
 

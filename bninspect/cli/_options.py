@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ShapeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks alone
-    """``3,224,224``: positive integers, without the batch dimension."""
+    """``3,224,224`` or ``3x224x224``: positive integers, without the batch dimension."""
 
     name = "C,H,W"
 
@@ -32,7 +33,7 @@ class ShapeType(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
         """Parse the shape of one input."""
         if isinstance(value, tuple):
             return value
-        parts = str(value).split(",")
+        parts = re.split("[,x×]", str(value).lower())
         if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is no shape: give positive integers without the batch, such as 3,224,224", param, ctx)
         return tuple(int(part) for part in parts)

@@ -68,10 +68,16 @@ def summary(
 
 
 def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[str, Any]) -> Any:
+    import msgspec
+
     import bninspect
 
     if options.is_stored(found):
         return _stored(found, shapes)
+    notes: tuple[str, ...] = ()
+    if not shapes and found.input_size and (known := found.input_size()):
+        whose, size = known
+        shapes, notes = (size,), (f"the input is of the size that {whose} is evaluated with: --input gives another",)
     if not shapes:
         raise click.UsageError("summary needs the shape of an input: add --input C,H,W, such as --input 3,224,224")
     names = ("dtypes", "batch_size", "mode", "all_layers")
@@ -81,7 +87,8 @@ def _summarise(found: Any, shapes: tuple[tuple[int, ...], ...], settings: dict[s
         source=options.source_of(found),
         **{name: settings[name] for name in names},
     )
-    return options.with_remarks(report, found)
+    report = options.with_remarks(report, found)
+    return msgspec.structs.replace(report, notes=(*report.notes, *notes))
 
 
 def _stored(found: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:

@@ -33,7 +33,8 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
 
     ``outline()`` makes the same layers without the trained values, where that is cheaper: neither shapes nor the values
     of another file need them. ``transforms()`` says what an image goes through before this model sees it, by name and
-    as a function of a PIL image. ``remarks`` are notes that are only known once it was built, ``unfilled``
+    as a function of a PIL image; ``input_size()`` the shape that it has then, and whose, where that is known.
+    ``remarks`` are notes that are only known once it was built, ``unfilled``
     the keys that a file of values did not fill, ``counters`` those that count averages of its values.
     """
 
@@ -42,6 +43,7 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     build: Callable[[], nn.Module]
     outline: Callable[[], nn.Module] | None = None
     transforms: Callable[[], tuple[str, Callable[[Any], Tensor]]] | None = None
+    input_size: Callable[[], tuple[str, tuple[int, ...]] | None] | None = None
     weights: str | None = None
     notes: tuple[str, ...] = ()
     remarks: list[str] = []

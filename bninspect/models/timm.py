@@ -64,6 +64,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         build=partial(build, config if options.weights else None),
         outline=partial(build, None),
         transforms=partial(_transforms, architecture, config),
+        input_size=partial(_input_size, architecture, config),
         weights=_name_of(config) if options.weights else None,
         notes=() if options.weights else (random,),
         remarks=remarks,
@@ -129,6 +130,12 @@ def _build(shown: str, name: str, options: ModelOptions, remarks: list[str], con
     else:
         file = fetched(what, config.url, offline=options.offline)
     return _timm.create(shown, trained, options.arguments, remarks, file)
+
+
+def _input_size(architecture: str, config: Any) -> tuple[str, tuple[int, ...]]:
+    """The same of the shape that an image has then."""
+    config = config or _timm.imported().models.get_pretrained_cfg(architecture)
+    return f"timm:{_name_of(config)}", tuple(config.input_size)
 
 
 def _transforms(architecture: str, config: Any) -> tuple[str, Callable[[Any], Tensor]]:

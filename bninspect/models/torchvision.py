@@ -52,6 +52,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
             f"{printable(value)!r} is taken for a torchvision model, and torchvision is not installed: "
             "pip install torchvision, or give package.module:callable or nets.py:callable"
         )
+    value = next((name for name in known if name.lower() == value.lower()), value)
     if value not in known:
         near = difflib.get_close_matches(value, known, 5, 0.6)
         hint = f"did you mean {', '.join(near)}?" if near else f"torchvision has {', '.join(known[:5])} ..."
@@ -65,6 +66,7 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         kind="torchvision",
         build=_builder(value, weights, options),
         transforms=None if weights is None else lambda: (str(weights), weights.transforms()),
+        input_size=lambda: _input_size(value, weights),
         weights=str(weights) if weights is not None else None,
         notes=() if weights is not None else (f"{value} has random weights: --weights DEFAULT loads trained ones",),
     )
@@ -90,6 +92,13 @@ def _weights(name: str, wanted: str | None) -> Any:
         known = ", ".join(choices.__members__) or "none"
         raise SourceError(f"{name} has no weights {printable(wanted)!r}: it has {known}")
     return choices[member]
+
+
+def _input_size(name: str, weights: Any) -> tuple[str, tuple[int, ...]] | None:
+    """The shape of an image that a classifier's weights are evaluated with, and which weights these are."""
+    found = weights or getattr(_import().get_model_weights(name), "DEFAULT", None)
+    crop: list[int] = getattr(found.transforms(), "crop_size", []) if found is not None else []
+    return (str(found), (3, *crop, *crop)) if len(crop) == 1 else None
 
 
 def _builder(name: str, weights: Any, options: ModelOptions) -> Callable[[], nn.Module]:

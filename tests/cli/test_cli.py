@@ -118,7 +118,7 @@ def test_output_goes_to_a_file_whole_or_not_at_all(run, files):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["summary", "resnet18"], "add --input C,H,W"),
+        (["summary", "r3d_18"], "add --input C,H,W"),
         (["summary", "resnet18", "--input", "3,x,8"], "'3,x,8' is no shape"),
         (["summary", "resnet18", "--input", "3,0,8"], "is no shape"),
         (["summary", "resnet99", "--input", "3,8,8"], "did you mean"),
