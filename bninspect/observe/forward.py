@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Forward = Callable[[nn.Module, Any], Any]  # the user's own: it runs the model on one step
 
 
-_GRADIENTS = " (nothing asks for gradients here: a step that does runs inside torch.enable_grad())"
+_COLOURS = (1, 3, 4)  # channels of an image
 
 
 def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str, by: Forward | None = None) -> Any:
@@ -35,10 +35,22 @@ def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str, by: Forward | 
         raise
     except Exception as error:
         given = f"by {_name(by)}" if by else f"on {_sizes(inputs)}"
-        hint = _GRADIENTS if by and "does not require grad" in str(error) else ""
         raise ForwardError(
-            f"the forward of {printable(what)} {given} failed in {_where(error, twin, by)}: {brief(error)}{hint}"
+            f"the forward of {printable(what)} {given} failed in {_where(error, twin, by)}: "
+            f"{brief(error)}{_hint(error, inputs)}"
         ) from error
+
+
+def _hint(error: Exception, inputs: Sequence[Any]) -> str:
+    """What would help, where that can be told from the error and the input."""
+    if "does not require grad" in str(error):
+        return " (nothing asks for gradients here: a step that does runs inside torch.enable_grad())"
+    if isinstance(error, TypeError) and "required positional argument" in str(error):
+        return " (a model that takes more than one tensor: --forward, or forward=, runs a step as the loader gave it)"
+    shapes = [value.shape for value in inputs if isinstance(value, Tensor) and value.dim() == 4]
+    if "channels" in str(error) and any(shape[3] in _COLOURS and shape[1] not in _COLOURS for shape in shapes):
+        return " (channels seem to be last: permute(0, 3, 1, 2))"
+    return ""
 
 
 def _name(by: Forward) -> str:

@@ -192,3 +192,36 @@ def test_sharded_parameters_are_refused_and_a_process_group_is_no_obstacle(one_p
             call(model, batch())
     with pytest.raises(InputError, match="is sharded over processes"):
         bninspect.summary(model, (3, 16, 16))
+
+
+class Pairs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, image, mask):
+        return self.bn(image) * mask
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "hint"),
+    [
+        (Pairs(), (2, 3, 8, 8), "--forward, or forward=, runs a step as the loader gave it"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+            (2, 8, 8, 3),
+            r"channels seem to be last: permute\(0, 3, 1, 2\)",
+        ),
+    ],
+)
+def test_a_refusal_says_what_would_help(model, shape, hint):
+    with pytest.raises(ForwardError, match=hint):
+        bninspect.stats(model, torch.randn(shape))
+
+
+def test_a_refusal_of_another_kind_has_no_hint():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(ForwardError) as raised:
+        bninspect.stats(model, torch.randn(2, 5, 8, 8))
+    assert "permute" not in str(raised.value)
+    assert "forward=" not in str(raised.value)
