@@ -32,6 +32,17 @@ def pick(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     return name, tensor.detach()
 
 
+def inputs(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
+    """The same where ``key`` may name several inputs, ``image,mask``: a tuple of tensors in this order.
+
+    Raises:
+        SourceError: as :func:`pick`.
+    """
+    if key is None or "," not in key:
+        return pick(content, key, shown)
+    return key, tuple(pick(content, name.strip(), shown)[1] for name in key.split(","))
+
+
 def labels_of(content: Any, images: Any) -> Any:
     """The classes of the images, one number for each, where a step of a loader has them; else ``None``."""
     found: Any

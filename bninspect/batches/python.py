@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bninspect._imports import load_object, looks_like_object
 from bninspect.batches import Batch, BatchOptions
-from bninspect.batches._elements import labels_of, pick
+from bninspect.batches._elements import inputs, labels_of, pick
 from bninspect.errors import SourceError
 from bninspect.text import printable
 
@@ -44,9 +44,11 @@ def load(value: str, options: BatchOptions) -> Batch:
     if options.as_given and isinstance(found, (Tensor, Mapping, tuple)):
         return Batch(name=value, kind="python", data=[found])
     if isinstance(found, (Tensor, Mapping, tuple)):
-        element, tensor = pick(found, options.key, shown)
+        element, data = inputs(found, options.key, shown)
+        if isinstance(data, tuple):
+            return Batch(name=value, kind="python", data=[data], element=element, num_images=len(data[0]))
         return Batch(
-            name=value, kind="python", data=tensor, element=element, num_images=len(tensor) if tensor.dim() else None
+            name=value, kind="python", data=data, element=element, num_images=len(data) if data.dim() else None
         )
     if not hasattr(found, "__iter__"):
         raise SourceError(f"{shown} is a {type(found).__name__}: a loader, an iterable or a tensor was expected")
@@ -107,7 +109,7 @@ class _Stream:
         first = next(steps, None)
         if first is None:
             raise SourceError(f"the batch {shown} is empty: it gave no piece")
-        self.element = None if options.as_given else pick(first, options.key, shown)[0]
+        self.element = None if options.as_given else inputs(first, options.key, shown)[0]
         self._begun: Iterator[Any] | None = chain([first], steps)
 
     def __iter__(self) -> Iterator[Any]:
@@ -130,9 +132,9 @@ class _Stream:
     def _piece(self, step: Any) -> Any:
         if self.options.as_given:
             return step
-        tensor = pick(step, self.options.key, self.shown)[1]
-        labels = labels_of(step, tensor) if self.options.labels else None
-        return tensor if labels is None else [tensor, labels]
+        found = inputs(step, self.options.key, self.shown)[1]
+        labels = labels_of(step, found) if self.options.labels and not isinstance(found, tuple) else None
+        return found if labels is None else [found, labels]
 
 
 def _called(function: Any, shown: str) -> Any:

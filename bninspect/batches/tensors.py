@@ -42,7 +42,12 @@ def load(value: str, options: BatchOptions) -> Batch:
         kind, content = _content(open_file(value))
         if options.as_given:
             return Batch(name=value, kind=kind, data=[_all(content, printable(value))])
-        element, held = choose(_understood(content, printable(value)), options.key, printable(value))
+        content = _understood(content, printable(value))
+        if options.key is not None and "," in options.key:
+            names = [name.strip() for name in options.key.split(",")]
+            several = tuple(_tensor(choose(content, name, printable(value))[1]) for name in names)
+            return Batch(name=value, kind=kind, data=[several], element=options.key, num_images=len(several[0]))
+        element, held = choose(content, options.key, printable(value))
         tensor = _tensor(held)
     return Batch(name=value, kind=kind, data=tensor, element=element, num_images=len(tensor) if tensor.dim() else None)
 

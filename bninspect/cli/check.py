@@ -34,7 +34,7 @@ Settings may stand in pyproject.toml:
 @click.command(epilog=EPILOG)
 @click.argument("model")
 @click.option("--batch", metavar="SOURCE", help="Real data, prepared as for evaluation: a file, images, a loader.")
-@click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input.")
+@click.option("--batch-key", "key", metavar="NAME", help="Which element is the input; several in order: image,mask.")
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Images in one training step; the batch runs in such pieces."
 )

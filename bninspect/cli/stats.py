@@ -32,7 +32,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("model", required=False)
 @click.option("--batch", metavar="SOURCE", help="A file (.pt, .npy, .npz, .safetensors), images, loader, or random.")
-@click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input.")
+@click.option("--batch-key", "key", metavar="NAME", help="Which element is the input; several in order: image,mask.")
 @options.forward_option
 @click.option("--batch-size", type=click.IntRange(1), help="Split into pieces of this many images; random: how many.")
 @click.option("--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default the model's own.")

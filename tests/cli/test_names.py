@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 
 @pytest.mark.parametrize("name", ["resnet18", "ResNet18"])
@@ -48,3 +49,42 @@ def test_a_file_of_a_package_is_imported_by_its_full_name(run, tmp_path):
     code, out, err = run("summary", "lab/nets/own.py:make", "--input", "5,4,4")
     assert (code, err) == (0, "")
     assert "[-1, 5, 4, 4]" in out
+
+
+TWO = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+    def forward(self, image, scale):
+        return self.bn(image * scale)
+
+model = Two()
+step = {"scale": torch.full((6, 1, 1, 1), 2.0), "image": torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 2, 2)}
+loader = DataLoader([{name: value[i] for name, value in step.items()} for i in range(6)], batch_size=4)
+"""
+
+
+@pytest.mark.parametrize("source", ["net.py:step", "net.py:loader", "step.pt"])
+@pytest.mark.parametrize("command", ["stats", "check"])
+def test_several_inputs_are_named_in_order(run, tmp_path, source, command):
+    (tmp_path / "net.py").write_text(TWO)
+    names = {}
+    exec(compile(TWO, "net.py", "exec"), names)
+    torch.save(names["step"], tmp_path / "step.pt")
+    size = ("--batch-size", "3") if source != "net.py:loader" else ()
+    code, out, err = run(command, "net.py:model", "--batch", source, "--batch-key", "image,scale", *size)
+    assert (code, err) == (0, "")
+    if command == "stats":
+        assert "6 images (2 pieces" in out
+        assert " 5 " in next(line for line in out.splitlines() if line.startswith("bn "))  # the mean of 0, 2 ... 10
+    code, _, err = run(command, "net.py:model", "--batch", source, "--batch-key", "image,mask")
+    assert code == 2
+    assert "holds no tensor 'mask'" in err
+    code, _, err = run(command, "net.py:model", "--batch", source)
+    assert code == 2
+    assert "--forward" in err
