@@ -38,7 +38,7 @@ def load(value: str, options: BatchOptions) -> Batch:
     if options.share:
         return _whole(value, found, options, options.share)
     again = None
-    if callable(found) and not hasattr(found, "__iter__"):
+    if _makes(found):
         again = partial(_called, found, shown)
         found = again()
     if options.as_given and isinstance(found, (Tensor, Mapping, tuple)):
@@ -61,7 +61,7 @@ def _whole(value: str, found: Any, options: BatchOptions, share: tuple[int, int]
 
     shown = printable(value)
     own_share = False
-    if callable(found) and not hasattr(found, "__iter__"):
+    if _makes(found):
         own_share = _takes_share(found)
         names = dict(zip(("rank", "world_size"), share, strict=True)) if own_share else {}
         found = _called(partial(found, **names), shown)
@@ -73,6 +73,11 @@ def _whole(value: str, found: Any, options: BatchOptions, share: tuple[int, int]
         return pick(step, options.key, shown)[1]
 
     return Batch(name=value, kind="python", data=found, pick=input_of, own_share=own_share)
+
+
+def _makes(found: Any) -> bool:
+    """Whether it gives the data when it is called, as functions and classes do."""
+    return callable(found) and (isinstance(found, type) or not hasattr(found, "__iter__"))
 
 
 def _takes_share(function: Any) -> bool:

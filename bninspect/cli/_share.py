@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _OF_MERGE = ("fmt", "output", "snapshot", "update", "channels", "sort", "top")
 _OF_ONE = ("values", "live", "max_batches")
+_DIGITS = 10  # of a number that counts processes or threads
 _PERIOD = 1.0  # seconds between two lines on a terminal
 
 
@@ -37,7 +38,7 @@ def measure(model: str, batch: str, settings: dict[str, Any]) -> None:
     found = options.find_model(model, settings)
     if options.is_stored(found):
         options.refuse_to_run(found, "--parts")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))  # as torchrun: figures depend on it to the bit
+    torch.set_num_threads(_threads())
     given = options.find_batch(batch, {**settings, "share": share}, found)
     if given.synthetic:
         raise click.UsageError("--parts is for a data set, and a random batch is made up: leave --parts out")
@@ -79,9 +80,21 @@ def _refuse_unused() -> None:
             raise click.UsageError(f"--parts prints no report, and {parameter.opts[-1]} is about one: {where}")
 
 
+def _threads() -> int:
+    """As torchrun sets them: figures depend on their number to the bit."""
+    text = (os.environ.get("OMP_NUM_THREADS") or "1").split(",")[0]  # of nested levels the first
+    if not _is_number(text) or not int(text):
+        raise InputError(f"OMP_NUM_THREADS is {printable(repr(text), 40)}: a number of threads was expected")
+    return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _DIGITS
+
+
 def _share() -> tuple[int, int]:
     texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not all(text.isascii() and text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[1]):
+    if not all(map(_is_number, texts)) or int(texts[0]) >= int(texts[1]):
         raise InputError(
             f"RANK is {printable(repr(texts[0]), 40)} and WORLD_SIZE {printable(repr(texts[1]), 40)}: a rank is a "
             "number from 0 to below the number of processes; torchrun sets both"

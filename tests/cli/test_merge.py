@@ -145,3 +145,32 @@ def test_random_batches_and_folders_that_are_files_are_refused(work, tmp_path):
     code, _, err = work(0, 1, "--parts", "file")
     assert code == 2
     assert "the folder file cannot be made: File exists" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OMP_NUM_THREADS", "many", "OMP_NUM_THREADS is 'many': a number of threads was expected"),
+        ("OMP_NUM_THREADS", "0", "OMP_NUM_THREADS is '0'"),
+        ("RANK", "1" * 5000, "a rank is a number from 0"),
+    ],
+)
+def test_what_the_environment_says_is_refused_in_a_sentence(run, tmp_path, monkeypatch, *, name, value, words):
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\nmodel = nn.BatchNorm2d(3)\ndata = torch.ones(4, 3, 2, 2)\n"
+    )
+    monkeypatch.setenv(name, value)
+    code, out, err = run("stats", "net.py:model", "--batch", "net.py:data", "--parts", "run")
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_a_class_that_makes_the_data(run, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\nfrom torch.utils.data import IterableDataset\nmodel = nn.BatchNorm2d(3)\n"
+        "class Data(IterableDataset):\n    def __iter__(self):\n        return iter([torch.ones(2, 3, 2, 2)] * 3)\n"
+    )
+    code, out, _ = run("stats", "net.py:model", "--batch", "net.py:Data")
+    assert (code, "6 images (3 pieces)" in out) == (0, True)
+    assert run("stats", "net.py:model", "--batch", "net.py:Data", "--parts", "run")[0] == 0
+    assert "6 images" in run("merge", "run")[1]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
-from bninspect.errors import InputError
+from bninspect.errors import BNInspectError, InputError, SourceError
 from bninspect.inspection.stats.pieces import pieces_of
+from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -75,7 +76,8 @@ class Stream:
 
     def pieces(self, ranges: list[Range]) -> Iterator[Any]:
         """The pieces from the beginning of the first range to the end; those before are read and left out."""
-        return islice(pieces_of(map(self.pick, self.source), self.size), ranges[0][0] - self.first, None)
+        pieces = _told(lambda: pieces_of(map(self.pick, self.source), self.size), lambda number: f"piece {number:,}")
+        return islice(pieces, ranges[0][0] - self.first, None)
 
     def digest(self) -> str:
         """Nothing can be read of a stream without taking it away."""
@@ -102,7 +104,8 @@ def divided(
     pick = pick or _itself
     loader = data if isinstance(data, DataLoader) else None
     dataset: Any = data if loader is None else loader.dataset
-    if own_share or not (isinstance(dataset, Tensor) or _is_map_style(dataset)):
+    in_batches = loader is not None and loader.batch_sampler is None  # each item is a batch, and no image
+    if in_batches or not (isinstance(dataset, Tensor) or _is_map_style(dataset)) or (own_share and data is not dataset):
         _refuse_cut(data, sample, world_size, own_share=own_share)
         return Stream(data, pick, rank, batch_size)
     if batch_size is not None and batch_size < 1:
@@ -114,9 +117,20 @@ def divided(
     size = batch_size or (loader.batch_size if loader else None) or _SIZE
     if isinstance(dataset, Tensor):
         return Indexed(lambda chunks: (pick(dataset[_span(chunk)]) for chunk in chunks), indices, size, notes, whole)
-    if loader and not isinstance(loader.sampler, SequentialSampler):
-        notes += (f"the DataLoader's {type(loader.sampler).__name__} is unused: images are taken by their index",)
+    if loader:
+        notes += _unused(loader)
     return Indexed(_reader(dataset, loader, workers, pick), indices, size, notes, whole)
+
+
+def _unused(loader: DataLoader[Any]) -> tuple[str, ...]:
+    """What a loader does that is not done here."""
+    own = loader.sampler if loader.batch_size is not None else loader.batch_sampler
+    notes = []
+    if not isinstance(own, SequentialSampler):
+        notes.append(f"the DataLoader's {type(own).__name__} is unused: images are taken by their index")
+    if loader.drop_last:
+        notes.append("the DataLoader's drop_last is unused: no image is left out")
+    return tuple(notes)
 
 
 def _itself(step: Any) -> Any:
@@ -131,6 +145,8 @@ def _is_map_style(data: Any) -> bool:
 
 def _refuse_cut(data: Any, sample: int | None, world_size: int, *, own_share: bool) -> None:
     kind = type(data).__name__
+    if isinstance(data, DataLoader) and data.batch_sampler is None:
+        kind = "DataLoader whose items are whole batches (batch_size=None)"
     if sample is not None:
         raise InputError(f"a sample is drawn by the images' numbers, and a {kind} has none: give a map-style data set")
     if not hasattr(data, "__iter__"):
@@ -165,10 +181,35 @@ def _reader(dataset: Any, loader: Any, workers: int, pick: Pick) -> Callable[[It
         given.pop("multiprocessing_context", None)
 
     def read(chunks: Iterable[Any]) -> Iterator[Any]:
-        order: Any = (list(map(int, chunk)) for chunk in chunks)
-        yield from map(pick, DataLoader(_Seeded(dataset), batch_sampler=order, num_workers=number, **given))
+        asked: list[list[int]] = []
+
+        def order() -> Iterator[list[int]]:
+            for chunk in chunks:
+                asked.append(list(map(int, chunk)))
+                yield asked[-1]
+
+        steps: Any = DataLoader(_Seeded(dataset), batch_sampler=order(), num_workers=number, **given)
+        return _told(lambda: map(pick, steps), lambda number: _named(asked[number]))
 
     return read
+
+
+def _named(chunk: list[int]) -> str:
+    return f"image {chunk[0]:,}" if len(chunk) == 1 else f"images {chunk[0]:,} to {chunk[-1]:,}"
+
+
+def _told(begin: Callable[[], Iterator[Any]], where: Callable[[int], str]) -> Iterator[Any]:
+    """The same pieces; what the user's own code raises on the way is said to be its, and of which images."""
+    number = 0
+    try:
+        for piece in begin():
+            yield piece
+            number += 1
+    except BNInspectError:
+        raise
+    except Exception as error:
+        text = printable(str(error).partition("\n")[0], 200)
+        raise SourceError(f"the data raised {type(error).__name__} at {where(number)}: {text}") from error
 
 
 class _Seeded(Dataset[Any]):

@@ -13,7 +13,7 @@ import msgspec
 
 from bninspect import writing
 from bninspect.errors import InputError, SourceError
-from bninspect.inspection.population.tree import Node, Packed, Tree
+from bninspect.inspection.population.tree import Node, Packed, Tree, refuse_misfits
 from bninspect.inspection.stats.figures import STATE
 from bninspect.layers import BatchNormLayer  # noqa: TC001  # msgspec reads the types of a struct
 from bninspect.report import Struct
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bninspect.report import StatsReport
 
 _MARK = "bninspect.part"
+_LEVELS = 63
+_CHUNKS = 1 << 62  # of all streams
 _NAME = re.compile(r"part-g(\d+)-(\d+)-of-(\d+)\.safetensors", re.ASCII)
 
 
@@ -134,40 +136,38 @@ class Part:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.header = msgspec.json.decode(self._metadata(), type=Header)
-
-    def _metadata(self) -> str:
-        with _understood(self.path) as file:
+        with _understood(path) as file:
             text: str | None = (file.metadata() or {}).get(_MARK)
             if text is None:
-                raise SourceError(f"{printable(str(self.path))} is no part of bninspect: move it elsewhere")
-            return text
+                raise SourceError(f"{printable(str(path))} is no part of bninspect: move it elsewhere")
+            self.header = msgspec.json.decode(text, type=Header)
+            _refuse_unsound(self.header)
 
     def nodes(self) -> Iterator[tuple[int, int, Node]]:
         """Level, index and content of each node."""
         with _understood(self.path) as file:
             names = _grouped(file.keys())
+            channels = {layer.path: layer.num_features for layer in self.header.layers}
             for level, index, images, numbers in self.header.nodes:
-                found = {
-                    self.header.orders[number]: {
-                        name: file.get_tensor(f"node.{level}.{index}.{number}.{name}")
-                        for name in names[f"node.{level}.{index}.{number}"]
-                    }
-                    for number in numbers
-                }
+                found = {}
+                for number in numbers:
+                    paths, node = self.header.orders[number], f"node.{level}.{index}.{number}"
+                    found[paths] = {name: file.get_tensor(f"{node}.{name}") for name in names[node]}
+                    refuse_misfits(found[paths], sum(channels[path] for path in paths))
                 yield level, index, Node(images, found)
 
     def layers(self) -> dict[str, BatchNormLayer]:
         """The layers with their stored values."""
         with _understood(self.path) as file:
             names = _grouped(file.keys())
-            return {
-                layer.path: msgspec.structs.replace(
-                    layer,
-                    **{name: file.get_tensor(f"layer.{number}.{name}") for name in names.get(f"layer.{number}", ())},
-                )
-                for number, layer in enumerate(self.header.layers)
-            }
+            layers = {}
+            for number, layer in enumerate(self.header.layers):
+                group = names.get(f"layer.{number}", ())
+                vectors = {name: file.get_tensor(f"layer.{number}.{name}") for name in group}
+                if any(name not in STATE or vector.ndim != 1 for name, vector in vectors.items()):
+                    raise ValueError(f"its layer {number} holds what is no value of a layer")
+                layers[layer.path] = msgspec.structs.replace(layer, **vectors)
+            return layers
 
     def frame(self) -> StatsReport:
         """The report without its layers."""
@@ -175,6 +175,18 @@ class Part:
 
         assert self.header.frame is not None
         return codec.decode(self.header.frame.encode(), str(self.path))  # type: ignore[return-value]
+
+
+def _refuse_unsound(header: Header) -> None:
+    """A header that no run writes would ask for memory without end."""
+    for level, index, images, numbers in header.nodes:
+        if not (0 <= level < _LEVELS and 0 <= index < _CHUNKS >> level and images >= 0):
+            raise ValueError(f"it names a node {level}, {index} of {images} images")
+        if not all(0 <= number < len(header.orders) for number in numbers):
+            raise ValueError(f"node {level}, {index} names an order of layers that is not there")
+    paths = {layer.path for layer in header.layers}
+    if any(path not in paths for order in header.orders for path in order):
+        raise ValueError("it names a layer that is not there")
 
 
 def _grouped(keys: Any) -> dict[str, list[str]]:
@@ -205,7 +217,7 @@ class _understood:  # noqa: N801  # used as a function that opens a file
         from safetensors import SafetensorError
 
         self._file.__exit__(kind, error, trace)
-        if isinstance(error, (SafetensorError, msgspec.MsgspecError, KeyError, ValueError)):
+        if isinstance(error, (SafetensorError, msgspec.MsgspecError, KeyError, ValueError, OverflowError)):
             raise self._damaged(error) from error
 
     def _damaged(self, error: BaseException) -> SourceError:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bninspect.report import Vector
 
 Packed = dict[str, "Vector"]
+_NONE = np.empty(0)
 _FEW = 8  # runs of equal values are stored as such where there are at most a channel's worth in so many
 
 
@@ -78,6 +79,25 @@ def unpack(packed: Packed) -> Moments:
     vectors = {name: _unpacked(name, packed) for name in Moments._fields if name != "image_mean"}
     same = "image_mean" not in packed and "image_mean.ends" not in packed
     return Moments(**vectors, image_mean=vectors["mean"] if same else _unpacked("image_mean", packed))
+
+
+def refuse_misfits(packed: Packed, channels: int) -> None:
+    """Refuse vectors that no run writes.
+
+    Raises:
+        ValueError: one is missing, or does not unpack to so many channels.
+    """
+    names = {name.removesuffix(".ends") for name in packed}
+    if names - {"image_mean"} != set(Moments._fields) - {"image_mean"}:
+        raise ValueError("the figures of a node are not those that are measured")
+    for name in names:
+        vector, ends = packed.get(name, _NONE), packed.get(f"{name}.ends")
+        fits = vector.shape == ((channels,) if ends is None else ends.shape) and vector.dtype.kind == "f"
+        if ends is not None and fits:
+            fits = ends.dtype == np.int64 and bool(ends.size) and int(ends[-1]) == channels
+            fits = fits and bool((np.diff(ends, prepend=0) > 0).all())
+        if not fits:
+            raise ValueError(f"{name} of a node does not fit its {channels} channels")
 
 
 def _join(left: Node, right: Node) -> Node:

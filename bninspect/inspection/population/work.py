@@ -135,6 +135,8 @@ class Work:
         except BaseException:
             self._write()
             raise
+        if not self.tree.nodes and self.world_size == 1:
+            raise InputError("the data are empty: they gave no piece")
         self.header = msgspec.structs.replace(self.header, finished=True)
         self._write()
         if on_chunk:
@@ -147,6 +149,7 @@ class Work:
             piece = next(pieces, None)
             if piece is None:
                 return False
+            torch.manual_seed(_seed(chunk))  # data that are read in this process have seeds of their own
             self.run.feed(piece if isinstance(piece, tuple) else (piece,))
         images = self.run.images - before
         self.tree.add(0, chunk, leaf(images, self.run.take()))

@@ -109,7 +109,7 @@ class Failing(Dataset):
 def test_a_process_that_failed_goes_on_from_its_part(model, images, tmp_path):
     whole = codec.encode(measured(model, images, tmp_path / "whole", 2))
     data = Failing(images, bad=13)
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(SourceError, match="the data raised OSError at images 12 to 15: gone"):
         measured(model, data, tmp_path / "parts", 2)
     with pytest.raises(InputError, match=r"12 of 45 images are missing \(12 to 23"):
         bninspect.merge(tmp_path / "parts")
@@ -128,7 +128,7 @@ def test_another_number_of_processes_takes_over_what_is_there(model, images, tmp
                 bninspect.population(
                     model, Failing(images, bad), tmp_path / "p", rank=rank, world_size=size, batch_size=4
                 )
-            except OSError:
+            except SourceError:
                 assert bad is not None
     assert codec.encode(bninspect.merge(tmp_path / "p")) == whole
 
@@ -202,7 +202,10 @@ def test_a_loader_is_taken_apart(model, images, tmp_path):
     loader = DataLoader(TensorDataset(images), batch_size=4, shuffle=True, drop_last=True)
     merged = measured(model, loader, tmp_path, 2, batch_size=None, pick=first)
     assert merged.num_images == N
-    assert merged.notes == ("the DataLoader's RandomSampler is unused: images are taken by their index",)
+    assert merged.notes == (
+        "the DataLoader's RandomSampler is unused: images are taken by their index",
+        "the DataLoader's drop_last is unused: no image is left out",
+    )
     plain = DataLoader(TensorDataset(images), batch_size=4)
     assert measured(model, plain, tmp_path / "plain", batch_size=None, pick=first).notes == ()
     np.testing.assert_array_equal(
