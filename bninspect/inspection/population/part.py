@@ -7,6 +7,7 @@ What was measured and that it was measured are the same bytes, so that nothing i
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -132,28 +133,36 @@ def _state(layer: BatchNormLayer) -> Packed:
 
 
 class Part:
-    """A part that is read: its header at once, its vectors when they are asked for."""
+    """A part that is read: its header at once, its layers and vectors when they are asked for.
+
+    Of thousands of parts the layers of each would be most of the memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with _understood(path) as file:
-            text: str | None = (file.metadata() or {}).get(_MARK)
-            if text is None:
-                raise SourceError(f"{printable(str(path))} is no part of bninspect: move it elsewhere")
-            self.header = msgspec.json.decode(text, type=Header)
-            _refuse_unsound(self.header)
+            header = self._header(file)
+            _refuse_unsound(header)
+        self._channels = {sys.intern(layer.path): layer.num_features for layer in header.layers}
+        orders = tuple(tuple(map(sys.intern, order)) for order in header.orders)
+        self.header = msgspec.structs.replace(header, layers=(), orders=orders)
+
+    def _header(self, file: Any) -> Header:
+        text: str | None = (file.metadata() or {}).get(_MARK)
+        if text is None:
+            raise SourceError(f"{printable(str(self.path))} is no part of bninspect: move it elsewhere")
+        return msgspec.json.decode(text, type=Header)
 
     def nodes(self) -> Iterator[tuple[int, int, Node]]:
         """Level, index and content of each node."""
         with _understood(self.path) as file:
             names = _grouped(file.keys())
-            channels = {layer.path: layer.num_features for layer in self.header.layers}
             for level, index, images, numbers in self.header.nodes:
                 found = {}
                 for number in numbers:
                     paths, node = self.header.orders[number], f"node.{level}.{index}.{number}"
                     found[paths] = {name: file.get_tensor(f"{node}.{name}") for name in names[node]}
-                    refuse_misfits(found[paths], sum(channels[path] for path in paths))
+                    refuse_misfits(found[paths], sum(self._channels[path] for path in paths))
                 yield level, index, Node(images, found)
 
     def layers(self) -> dict[str, BatchNormLayer]:
@@ -161,7 +170,7 @@ class Part:
         with _understood(self.path) as file:
             names = _grouped(file.keys())
             layers = {}
-            for number, layer in enumerate(self.header.layers):
+            for number, layer in enumerate(self._header(file).layers):
                 group = names.get(f"layer.{number}", ())
                 vectors = {name: file.get_tensor(f"layer.{number}.{name}") for name in group}
                 if any(name not in STATE or vector.ndim != 1 for name, vector in vectors.items()):

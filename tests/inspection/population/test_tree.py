@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from bninspect import moments
 from bninspect.inspection.population.ranges import joined, missing, share, without
 from bninspect.inspection.population.tree import Tree, leaf, pack, unpack
-from bninspect.moments import Moments
+from bninspect.moments import Moments, cpu
 
 PATHS = ("a", "b")
 
@@ -120,3 +121,21 @@ def test_what_is_missing_and_what_is_left():
     assert without([(0, 5), (8, 12)], [(3, 9), (11, 12)]) == [(0, 3), (9, 11)]
     assert share([(2, 4), (7, 10)], 1, 2) == [(7, 10)]
     assert share([(2, 4), (7, 10)], 0, 2) == [(2, 4)]
+
+
+@pytest.mark.parametrize("offset", [0, 1e3, 1e6])
+def test_the_variance_of_the_whole_at_large_means(offset):
+    """Against two passes in long double over all values at once; images differ, and the last chunk is short."""
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(offset + rng.normal(size=(203, 4, 6, 6)) + rng.normal(size=(203, 4, 1, 1))).float()
+    tree = Tree()
+    chunks = list(x.split(5))
+    for number in rng.permutation(len(chunks)):
+        tree.add(0, int(number), leaf(len(chunks[number]), {("bn",): cpu.measure(chunks[number])}))
+    images, pooled = tree.total()
+    found = pooled["bn",]
+    rows = x.double().transpose(0, 1).flatten(1).numpy().astype(np.longdouble)
+    var = np.square(rows - rows.mean(1, keepdims=True)).mean(1)
+    assert images == 203
+    np.testing.assert_allclose(found.M2 / found.count, var.astype(float), rtol=1e-6)
+    assert (np.abs(found.mean - rows.mean(1)) <= 1e-6 * np.sqrt(var)).all()
