@@ -10,6 +10,7 @@ from bninspect.rules.facts import FEW, Hit, Silence, outside, share
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bninspect.report import Severity
     from bninspect.rules.facts import Facts, LayerFacts
 
 
@@ -77,7 +78,8 @@ def bn406_noisy_batch_statistics(facts: Facts, *, most: float = 0.1, errors: flo
 
     Miss: the same with a batch of 32.
 
-    The batch size is the one that was told, or the usual one of the batches that were given.
+    The batch size is the one that was told, or the usual one of the batches that were given. A loader of single images
+    is often one for evaluation: what it shows is only told.
 
     Thresholds: most, the median over channels of Var(mean of batch) / var + Var(var of batch) / (4 var^2), measured
     over batches with batch statistics upstream, as in training, and scaled by 1 / size to the batch size of training;
@@ -92,7 +94,8 @@ def bn406_noisy_batch_statistics(facts: Facts, *, most: float = 0.1, errors: flo
         if noise is not None and noise > certain:
             told = f"their noise is {noise:.0%} of the variance in batches of {facts.batch_size:,}"
             text = "batch statistics are noisy at this batch size"
-            yield bn.hit(text, told=told, noise=noise, batch_size=facts.batch_size)
+            severity: Severity = "info" if facts.batches and facts.batch_size == 1 else "warning"
+            yield bn.hit(text, None, severity, told=told, noise=noise, batch_size=facts.batch_size)
 
 
 @rule("warning", "data")

@@ -93,6 +93,14 @@ def test_bn406_hits_batches_of_two_and_not_of_thirty_two():
     assert not found(model, "BN406", x, batch_size=32)
 
 
+def test_bn406_only_tells_of_a_loader_of_single_images():
+    """It may be one for evaluation; what is said on the command line is of training."""
+    x = smooth(40, *IMAGES)
+    (told,) = found(network(), "BN406", list(x.split(1)))
+    (warned,) = found(network(), "BN406", x, batch_size=1)
+    assert (told.severity, warned.severity) == ("info", "warning")
+
+
 def test_bn406_misses_what_it_was_not_told():
     assert "batch size" in reason(look(network(), "BN406", smooth(64, *IMAGES)))
 
