@@ -291,7 +291,9 @@ def bn410_constant_channel_in_batch(facts: Facts, *, dust: float = 4 * 2.0**-24,
         constant = (var <= (dust * bn.channels.mean) ** 2) | (var < below * bn.eps)
         if constant.any():
             gain = bn.eps**-0.5 if bn.eps > 0 else None
-            yield bn.hit("channels do not vary in the data", constant, var_min=bn.live.var_min, eps=bn.eps, gain=gain)
+            told = f"have a variance of at most {var[constant].max():.2g}"
+            text = "channels do not vary in the data"
+            yield bn.hit(text, constant, told=told, var_min=bn.live.var_min, eps=bn.eps, gain=gain)
 
 
 @rule("error", "data")
@@ -311,7 +313,9 @@ def bn411_non_finite_activations(facts: Facts, *, limit: float = 65504 / 8) -> I
     """
     for bn in facts.having("live"):
         if bn.live.nonfinite:
-            yield bn.hit("NaN or infinite activations", bn.channels.nonfinite > 0, nonfinite=bn.live.nonfinite)
+            told = f"hold {bn.live.nonfinite:,} NaN or infinite values"
+            broken = bn.channels.nonfinite > 0
+            yield bn.hit("NaN or infinite activations", broken, told=told, nonfinite=bn.live.nonfinite)
         elif bn.live.dtype == "float16" and max(abs(bn.live.min or 0), abs(bn.live.max or 0)) > limit:
             yield bn.hit("activations are close to the largest number of float16", None, "error",
                          min=bn.live.min, max=bn.live.max)  # fmt: skip
@@ -342,6 +346,10 @@ def bn412_dead_or_linear_channel(facts: Facts, *, values: int = 10_000) -> Itera
     for bn in seen:
         low, high = bn.output_range
         if (high <= 0).any():
-            yield bn.hit("the ReLU behind never opens", high <= 0, output_max=high[high <= 0].max())
+            most = high[high <= 0].max()
+            told = f"never rise above {most:.2g}"
+            yield bn.hit("the ReLU behind never opens", high <= 0, told=told, output_max=most)
         if (low > 0).any():
-            yield bn.hit("the ReLU behind never closes", low > 0, output_min=low[low > 0].min())
+            least = low[low > 0].min()
+            told = f"never fall below {least:.2g}"
+            yield bn.hit("the ReLU behind never closes", low > 0, told=told, output_min=least)

@@ -39,10 +39,11 @@ def bn405_too_few_values(facts: Facts, *, few: float = 8.0) -> Iterator[Hit | Si
         numbers = {"values_per_channel": values, "batch_size": facts.batch_size, "needed": needed}
         if bn.frozen:
             continue
+        told = f"{values:,.0f} values per channel in a batch of {facts.batch_size:,}; {needed:,} images would do"
         if values <= 1:
             yield bn.hit("one value per channel: training raises an error", None, "error", **numbers)
         elif values < few:
-            yield bn.hit("few values per channel", None, "warning", **numbers)
+            yield bn.hit("few values per channel", None, "warning", told=told, **numbers)
         else:
             yield from _odd_one(facts, bn, few)
 

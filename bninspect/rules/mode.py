@@ -165,7 +165,8 @@ def bn207_unusual_eps(facts: Facts, *, half: float = 1e-7) -> Iterator[Hit]:
     values = {bn.eps for bn in layers}
     if len(values) > 1:
         numbers = {"eps_min": min(values), "eps_max": max(values)}
-        yield Hit(message="eps differs between layers", severity="info", evidence=numbers)
+        told = f"it is from {min(values):g} to {max(values):g}"
+        yield Hit(message="eps differs between layers", severity="info", told=told, evidence=numbers)
 
 
 @rule("error")

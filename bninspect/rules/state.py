@@ -103,11 +103,13 @@ def bn106_constant_input_channel(facts: Facts, *, below: float = 0.1, alive: flo
         varies = low & _varies(facts, bn, alive)
         if varies.any():
             text = "channels whose input was constant in training vary in the data"
-            yield bn.hit(text, varies, "warning", running_var_min=_least(bn.running_var))
+            told = f"have a running_var of at most {bn.running_var[varies].max():.2g}"
+            yield bn.hit(text, varies, "warning", told=told, running_var_min=_least(bn.running_var))
         if (low & ~varies).any():
             what = "far below eps" if bn.running_var[low].any() else "is 0"
             message = f"the input of channels was constant in training (running_var {what})"
-            yield bn.hit(message, low & ~varies, "info", running_var_min=_least(bn.running_var), eps=bn.eps)
+            told = f"have a running_var of at most {bn.running_var[low & ~varies].max():.2g}"
+            yield bn.hit(message, low & ~varies, "info", told=told, running_var_min=_least(bn.running_var), eps=bn.eps)
 
 
 def _varies(facts: Facts, bn: LayerFacts, alive: float) -> Any:
@@ -145,7 +147,8 @@ def bn107_switched_off_channel(
         off = off & (gains < relative * sorted(gains)[len(gains) // 2]) & (gains < absolute)
         kept = off & (abs(bn.bias) > constant) if bn.bias is not None else off & False
         if (off & ~kept).any():
-            yield bn.hit("gamma has switched channels off", off & ~kept, output_std_min=bn.output_std.min())
+            told = f"have an output that deviates by at most {bn.output_std[off & ~kept].max():.2g}"
+            yield bn.hit("gamma has switched channels off", off & ~kept, told=told, output_std_min=bn.output_std.min())
         if kept.any():
             text = "gamma has made channels constant, and beta is not zero"
             yield bn.hit(text, kept, output_std_min=bn.output_std.min(), abs_bias_max=abs(bn.bias[kept]).max())
@@ -169,7 +172,9 @@ def bn108_predicted_dead_relu(facts: Facts, *, sigmas: float = 4.0) -> Iterator[
     for bn in _before_relu(facts):
         if (bn.output_ratio < -sigmas).any():
             worst = bn.output_ratio[bn.output_ratio < -sigmas].min()
-            yield bn.hit("the ReLU behind is predicted never to open", bn.output_ratio < -sigmas, beta_sigmas=worst)
+            told = f"lie up to {-worst:.0f} standard deviations below zero"
+            text = "the ReLU behind is predicted never to open"
+            yield bn.hit(text, bn.output_ratio < -sigmas, told=told, beta_sigmas=worst)
 
 
 @rule("info", "running_var", "eps", "graph")
@@ -189,7 +194,9 @@ def bn109_predicted_linear_relu(facts: Facts, *, sigmas: float = 4.0) -> Iterato
     for bn in _before_relu(facts):
         if (bn.output_ratio > sigmas).any():
             worst = bn.output_ratio[bn.output_ratio > sigmas].max()
-            yield bn.hit("the ReLU behind is predicted always to be open", bn.output_ratio > sigmas, beta_sigmas=worst)
+            told = f"lie up to {worst:.0f} standard deviations above zero"
+            text = "the ReLU behind is predicted always to be open"
+            yield bn.hit(text, bn.output_ratio > sigmas, told=told, beta_sigmas=worst)
 
 
 def _before_relu(facts: Facts) -> Iterator[LayerFacts]:
@@ -274,7 +281,8 @@ def bn112_update_count_mismatch(facts: Facts) -> Iterator[Hit]:
     for bn in counted:
         if bn.num_batches_tracked in twice:
             text = "layers were updated exactly twice as often as others"
-            yield bn.hit(text, None, "warning", num_batches_tracked=bn.num_batches_tracked)
+            told = f"{bn.num_batches_tracked:,} updates, where others had {bn.num_batches_tracked // 2:,}"
+            yield bn.hit(text, None, "warning", told=told, num_batches_tracked=bn.num_batches_tracked)
     if len(counts) > 1 and not twice:
         numbers = {"num_batches_tracked_min": min(counts), "num_batches_tracked_max": max(counts)}
         yield Hit(message="layers were updated a different number of times", severity="info", evidence=numbers)
