@@ -47,8 +47,8 @@ def _refusal(ran: Ran) -> Iterator[str]:
     if (ran.code == 2) != bool(ran.err) and "-v" not in ran.command:
         yield f"exit code {ran.code} with {ran.err!r} on standard error"
     most = 4 if ran.err.startswith("Usage: ") else 2  # click's own way to refuse a command line
-    most = 12 if "-v" in ran.command and ran.code != 2 else most  # a line for each reason not to apply a rule
-    if ran.err.count("\n") > most or (ran.err and not ran.err.endswith("\n")) or len(ran.err) > _LONG:
+    lines = [line for line in ran.err.splitlines() if not line.startswith("not applied: BN")]  # with -v, one a reason
+    if len(lines) > most or (ran.err and not ran.err.endswith("\n")) or len(ran.err) > _LONG:
         yield f"{len(ran.err)} characters on {len(ran.err.splitlines())} lines of standard error"
     if found := _FOREIGN.search(ran.err):
         yield f"{found[0]!r} on standard error"
