@@ -140,7 +140,7 @@ def line(progress: Progress, world_size: int) -> str:
     of = "" if progress.total is None else f" of {progress.total:,}"
     where = f"rank 0 of {world_size}: " if world_size > 1 else ""
     text = f"{where}{progress.images:,}{of} images, {speed:,.0f} images/s"
-    if progress.total is None or not speed:
+    if progress.total is None or not speed or progress.images >= progress.total:
         return text
     return f"{text}, {_duration((progress.total - progress.images) / speed)} left"
 

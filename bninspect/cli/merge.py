@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bninspect import _plugins
 from bninspect.cli import _options as options
-from bninspect.cli._output import conclude, emit
+from bninspect.cli.stats import finish
 
 if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
@@ -37,12 +36,6 @@ def merge(parts: str, fmt: str, *, output: str | None, color: str, snapshot: Sna
     that overlap or that are of another model, other data or other settings are refused, and named.
     """
     import bninspect
-    from bninspect.inspection.stats.arrange import arrange
 
     report = bninspect.merge(parts, partial=settings["partial"])
-    renderer = _plugins.formats(report.schema)[fmt]
-    if snapshot is not None:
-        return conclude(report, snapshot, renderer, output=output, color=color, vectors=settings["channels"])
-    report = arrange(report, channels=settings["channels"], sort=settings["sort"], top=settings["top"])
-    emit(report, renderer, output=output, color=color)
-    return 0
+    return finish(report, fmt, output=output, color=color, snapshot=snapshot, settings=settings)

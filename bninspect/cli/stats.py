@@ -83,13 +83,20 @@ def stats(
     left as it was found. The columns are explained in the README. Where MODEL is a file, its stored values are shown:
     no batch is needed, and nothing in the file is run, unless --allow-pickle asks for it.
     """
-    from bninspect.inspection.stats.arrange import arrange
-
     if settings["parts"] is not None:
         return _share(model, batch, settings)
     if settings["sample"] is not None:
         raise click.UsageError("--sample draws from a data set that is measured into parts: add --parts DIR")
     report = _measure(model, batch, settings, hashed=snapshot is not None)
+    return finish(report, fmt, output=output, color=color, snapshot=snapshot, settings=settings)
+
+
+def finish(
+    report: Any, fmt: str, *, output: str | None, color: str, snapshot: Snapshot | None, settings: dict[str, Any]
+) -> int:
+    """Print a report of statistics, arranged as ``--channels``, ``--sort`` and ``--top`` say, or guard it."""
+    from bninspect.inspection.stats.arrange import arrange
+
     renderer = _plugins.formats(report.schema)[fmt]
     if snapshot is not None:
         return conclude(report, snapshot, renderer, output=output, color=color, vectors=settings["channels"])

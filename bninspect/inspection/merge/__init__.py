@@ -90,7 +90,7 @@ def _merged(parts: list[Part], lacking: str) -> StatsReport:
 
     parts = sorted((part for part in parts if part.header.nodes), key=lambda part: part.header.spans())
     if not parts:
-        raise InputError("no part holds anything yet: wait until the first is written")
+        raise InputError("no part holds an image: the data gave none, or no process has written yet")
     tree = Tree()
     dtypes: dict[str, str] = {}
     for part in parts:

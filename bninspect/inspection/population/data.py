@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,10 +55,12 @@ class Indexed:
         some = sorted({last * k // (_PROBES - 1) for k in range(_PROBES)})
         found = hashlib.sha256()
         for piece in self._read(self.indices[k : k + 1] for k in some):
-            for value in piece if isinstance(piece, tuple) else (piece,):
-                found.update(f"{value.dtype} {tuple(value.shape)}".encode())
-                found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            _update(found, piece)
         return found.hexdigest()
+
+    def mark(self, _: Any) -> str | None:
+        """Any chunk can be read again: nothing has to be remembered of one."""
+        return None
 
 
 class Stream:
@@ -74,14 +75,25 @@ class Stream:
         self.num_images: int | None = None
         self.whole: int | None = None
 
-    def pieces(self, ranges: list[Range]) -> Iterator[Any]:
-        """The pieces from the beginning of the first range to the end; those before are read and left out."""
-        pieces = _told(lambda: pieces_of(map(self.pick, self.source), self.size), lambda number: f"piece {number:,}")
-        return islice(pieces, ranges[0][0] - self.first, None)
+    def pieces(self, _: list[Range]) -> Iterator[Any]:
+        """All pieces from the beginning, those that were measured before among them."""
+        return _told(lambda: pieces_of(map(self.pick, self.source), self.size), lambda number: f"piece {number:,}")
+
+    def mark(self, piece: Any) -> str | None:
+        """A SHA-256 of the first image of a piece, by which it is known again."""
+        found = hashlib.sha256()
+        _update(found, tuple(value[:1] for value in (piece if isinstance(piece, tuple) else (piece,))))
+        return found.hexdigest()
 
     def digest(self) -> str:
         """Nothing can be read of a stream without taking it away."""
         return ""
+
+
+def _update(found: Any, piece: Any) -> None:
+    for value in piece if isinstance(piece, tuple) else (piece,):
+        found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def divided(
@@ -105,8 +117,12 @@ def divided(
     loader = data if isinstance(data, DataLoader) else None
     dataset: Any = data if loader is None else loader.dataset
     in_batches = loader is not None and loader.batch_sampler is None  # each item is a batch, and no image
-    if in_batches or not (isinstance(dataset, Tensor) or _is_map_style(dataset)) or (own_share and data is not dataset):
+    if own_share or in_batches or not (isinstance(dataset, Tensor) or _is_map_style(dataset)):
         _refuse_cut(data, sample, world_size, own_share=own_share)
+        if isinstance(data, Tensor):
+            return Stream([data], pick, rank, batch_size or _SIZE)
+        if _is_map_style(data):
+            return Stream(DataLoader(data, batch_size or _SIZE, num_workers=workers), pick, rank, None)
         return Stream(data, pick, rank, batch_size)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size must be at least 1, and {batch_size} was given")
@@ -149,7 +165,9 @@ def _refuse_cut(data: Any, sample: int | None, world_size: int, *, own_share: bo
         kind = "DataLoader whose items are whole batches (batch_size=None)"
     if sample is not None:
         raise InputError(f"a sample is drawn by the images' numbers, and a {kind} has none: give a map-style data set")
-    if not hasattr(data, "__iter__"):
+    if hasattr(data, "__getitem__") and not (hasattr(data, "__len__") or hasattr(data, "__iter__")):
+        raise InputError(f"a {kind} has no length: a map-style data set has __len__ beside __getitem__")
+    if not (hasattr(data, "__iter__") or _is_map_style(data)):
         raise InputError(f"a {kind} is no data set: give a tensor, a map-style data set, a DataLoader or an iterable")
     if world_size > 1 and not own_share:
         raise InputError(
@@ -207,8 +225,10 @@ def _told(begin: Callable[[], Iterator[Any]], where: Callable[[int], str]) -> It
             number += 1
     except BNInspectError:
         raise
-    except Exception as error:
-        text = printable(str(error).partition("\n")[0], 200)
+    except (Exception, SystemExit) as error:
+        lines = str(error).strip().splitlines() or [""]
+        told = lines[-1].removeprefix(f"{type(error).__name__}: ") if lines[0].startswith("Caught ") else lines[0]
+        text = printable(told, 200)  # of a worker's traceback the last line
         raise SourceError(f"the data raised {type(error).__name__} at {where(number)}: {text}") from error
 
 

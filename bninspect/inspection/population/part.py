@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _MARK = "bninspect.part"
 _LEVELS = 63
 _CHUNKS = 1 << 62  # of all streams
+_PROCESSES = 1 << 22  # whose streams have numbers of their own below that
 _NAME = re.compile(r"part-g(\d+)-(\d+)-of-(\d+)\.safetensors", re.ASCII)
 
 
@@ -61,6 +62,7 @@ class Header(Struct, frozen=True, kw_only=True):
         chunks: in the whole data set; ``None`` in a stream, whose end is not known before it is ``finished``.
         frame: a report without its layers, as JSON; ``None`` before the first chunk.
         orders: the layers in the order of their calls, for each such order that was seen.
+        last: what the last piece of a stream is known by.
         nodes: level, index, images and number of the order of each set of vectors in the file.
     """
 
@@ -69,6 +71,7 @@ class Header(Struct, frozen=True, kw_only=True):
     world_size: int
     chunks: int | None
     finished: bool = False
+    last: str | None = None
     frame: str | None = None
     layers: tuple[BatchNormLayer, ...] = ()
     dtypes: dict[str, str] = msgspec.field(default_factory=dict)
@@ -173,7 +176,8 @@ class Part:
             for number, layer in enumerate(self._header(file).layers):
                 group = names.get(f"layer.{number}", ())
                 vectors = {name: file.get_tensor(f"layer.{number}.{name}") for name in group}
-                if any(name not in STATE or vector.ndim != 1 for name, vector in vectors.items()):
+                fits = (layer.num_features,)
+                if any(name not in STATE or vector.shape != fits for name, vector in vectors.items()):
                     raise ValueError(f"its layer {number} holds what is no value of a layer")
                 layers[layer.path] = msgspec.structs.replace(layer, **vectors)
             return layers
@@ -188,14 +192,34 @@ class Part:
 
 def _refuse_unsound(header: Header) -> None:
     """A header that no run writes would ask for memory without end."""
+    if not 0 <= header.rank < header.world_size <= _PROCESSES:
+        raise ValueError(f"it is of process {header.rank} of {header.world_size}")
     for level, index, images, numbers in header.nodes:
-        if not (0 <= level < _LEVELS and 0 <= index < _CHUNKS >> level and images >= 0):
+        if not (0 <= level < _LEVELS and 0 <= index < _CHUNKS >> level and 0 <= images < _CHUNKS):
             raise ValueError(f"it names a node {level}, {index} of {images} images")
-        if not all(0 <= number < len(header.orders) for number in numbers):
-            raise ValueError(f"node {level}, {index} names an order of layers that is not there")
+        if len(set(numbers)) < len(numbers) or not all(0 <= number < len(header.orders) for number in numbers):
+            raise ValueError(f"node {level}, {index} names an order of layers twice, or one that is not there")
     paths = {layer.path for layer in header.layers}
-    if any(path not in paths for order in header.orders for path in order):
-        raise ValueError("it names a layer that is not there")
+    if len(paths) < len(header.layers) or any(path not in paths for order in header.orders for path in order):
+        raise ValueError("it names a layer twice, or one that is not there")
+    if header.nodes and header.frame is None:
+        raise ValueError("it holds figures, and not of what")
+    _refuse_unsound_size(header)
+
+
+def _refuse_unsound_size(header: Header) -> None:
+    settings, chunks = header.settings, header.chunks
+    if chunks is None:
+        if settings.num_images is not None:
+            raise ValueError("it is of a stream, whose number of images is not known")
+        return
+    total, size = settings.num_images, settings.batch_size
+    if total is None or size < 1 or not 0 < total < _CHUNKS or chunks != -(-total // size):
+        raise ValueError(f"it is of {chunks} chunks for {total} images, {size} each")
+    if settings.sample is not None and (settings.whole is None or settings.sample > settings.whole):
+        raise ValueError(f"it is a sample of {settings.sample} of {settings.whole} images")
+    if any(end > chunks for _, end in header.spans()):
+        raise ValueError(f"it holds more than its {chunks} chunks")
 
 
 def _grouped(keys: Any) -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bninspect.report import Vector
 
 Packed = dict[str, "Vector"]
+_COUNTS = ("count", "images", "nonfinite")
 _NONE = np.empty(0)
 _FEW = 8  # runs of equal values are stored as such where there are at most a channel's worth in so many
 
@@ -98,6 +99,8 @@ def refuse_misfits(packed: Packed, channels: int) -> None:
             fits = fits and bool((np.diff(ends, prepend=0) > 0).all())
         if not fits:
             raise ValueError(f"{name} of a node does not fit its {channels} channels")
+        if name in _COUNTS and not (np.isfinite(vector) & (vector >= 0)).all():
+            raise ValueError(f"{name} of a node is no number of values")
 
 
 def _join(left: Node, right: Node) -> Node:

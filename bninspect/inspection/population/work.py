@@ -119,10 +119,12 @@ class Work:
 
     def go_on(self, every: float, on_chunk: Callable[[Progress], None] | None) -> None:
         """Measure what is left; write every so many seconds, at the end, and when something goes wrong on the way."""
+        self._write()  # that it cannot be written is better known at once
         self.images, self.begun = self.resumed, time.monotonic()
         written = self.begun
         try:
             pieces = self.data.pieces(self.left) if self.left else iter(())
+            self._go_by(pieces)
             for chunk in (number for begin, end in self.left for number in range(begin, end)):
                 if not self._measure(chunk, pieces):
                     break
@@ -142,16 +144,37 @@ class Work:
         if on_chunk:
             on_chunk(self._progress(written=True))
 
+    def _read(self, chunk: int, pieces: Any) -> Any:
+        with undisturbed(self.run.place, seed=_seed(chunk)):
+            return next(pieces, None)
+
+    def _go_by(self, pieces: Any) -> None:
+        """Read what was measured of a stream before, each piece with the seed that it had, and leave it out.
+
+        Raises:
+            InputError: the last of them is another than it was.
+        """
+        if not isinstance(self.data, Stream) or not self.left:
+            return
+        piece = None
+        for chunk in range(self.data.first, self.left[0][0]):
+            piece = self._read(chunk, pieces)
+        if self.left[0][0] > self.data.first and (piece is None or self.data.mark(piece) != self.header.last):
+            raise InputError(
+                f"the stream gives other pieces than when {printable(self.place.path.name)} was written, and cannot "
+                "be gone on with: delete that part, or give a stream that comes in the same order each time"
+            )
+
     def _measure(self, chunk: int, pieces: Any) -> bool:
         """Feed one chunk; random numbers depend on it alone. False where a stream has come to its end."""
         before = self.run.images
-        with undisturbed(self.run.place, seed=_seed(chunk)):
-            piece = next(pieces, None)
-            if piece is None:
-                return False
-            torch.manual_seed(_seed(chunk))  # data that are read in this process have seeds of their own
+        piece = self._read(chunk, pieces)
+        if piece is None:
+            return False
+        with undisturbed(self.run.place, seed=_seed(chunk)):  # data that were read here have drawn for themselves
             self.run.feed(piece if isinstance(piece, tuple) else (piece,))
         images = self.run.images - before
+        self.header = msgspec.structs.replace(self.header, last=self.data.mark(piece))
         self.tree.add(0, chunk, leaf(images, self.run.take()))
         self.images += images
         if self.header.frame is None:
@@ -167,8 +190,8 @@ class Work:
     def _progress(self, *, written: bool) -> Progress:
         size, total = self.data.batch_size, None
         if self.data.num_images is not None:
-            chunks = sum(end - begin for begin, end in self.left)
-            total = self.resumed + min(chunks * size, self.data.num_images)
+            ends = (min(end * size, self.data.num_images) - begin * size for begin, end in self.left)
+            total = self.resumed + sum(ends)
         return Progress(
             images=self.images,
             total=total,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import bninspect
 from bninspect import codec
@@ -60,6 +62,117 @@ def test_dropout_draws_the_same_with_and_without_workers(model, tmp_path):
         bninspect.population(model, Noisy(), folder, batch_size=4, mode="train", workers=workers)
         texts.add(codec.encode(bninspect.merge(folder)))
     assert len(texts) == 1
+
+
+class StopError(Exception):
+    """Stops a stream on its way."""
+
+
+def stopped(loader, after):
+    """The pieces of a loader until so many were read."""
+
+    class Stopping:
+        def __iter__(self):
+            for number, piece in enumerate(loader):
+                if number == after:
+                    raise StopError("stop")
+                yield piece
+
+    return Stopping()
+
+
+def test_a_shuffled_stream_is_gone_on_with_where_it_stopped(tmp_path):
+    """Its order and its augmentations come from the random numbers of the process, which are those of each piece."""
+    model = nn.Sequential(nn.BatchNorm2d(3))
+
+    class Augmented(Batches):
+        def __getitem__(self, index):
+            return super().__getitem__(index) + torch.randn(1) / 10
+
+    loader = DataLoader(Augmented(), batch_size=None, shuffle=True)
+    bninspect.population(model, loader, tmp_path / "whole")
+    with pytest.raises(SourceError, match="the data raised StopError at piece 3"):
+        bninspect.population(model, stopped(loader, 3), tmp_path / "parts")
+    torch.manual_seed(99)
+    bninspect.population(model, loader, tmp_path / "parts")
+    assert codec.encode(bninspect.merge(tmp_path / "parts")) == codec.encode(bninspect.merge(tmp_path / "whole"))
+
+
+def test_a_stream_of_another_order_is_not_gone_on_with(tmp_path):
+    model, pieces = nn.Sequential(nn.BatchNorm2d(3)), [Batches()[index] for index in range(5)]
+    with pytest.raises(SourceError, match="piece 3"):
+        bninspect.population(model, stopped(pieces, 3), tmp_path)
+    for other in (pieces[::-1][1:], pieces[:2]):
+        with pytest.raises(InputError, match="gives other pieces than when part-g0-00000-of-00001"):
+            bninspect.population(model, other, tmp_path)
+    bninspect.population(model, pieces, tmp_path)  # and nothing is lost
+    assert bninspect.merge(tmp_path).num_images == 20
+
+
+@pytest.mark.parametrize("make", [Subset, lambda data, part: torch.stack([data[i] for i in part])])
+def test_the_share_of_a_process_may_be_a_data_set_or_a_tensor(tmp_path, make):
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    images = [torch.full((3, 4, 4), float(index)) + torch.arange(4.0) for index in range(23)]
+    for rank in range(2):
+        share = make(images, range(rank, 23, 2))
+        bninspect.population(model, share, tmp_path, rank=rank, world_size=2, batch_size=4, own_share=True)
+    merged, expected = bninspect.merge(tmp_path), bninspect.stats(model, torch.stack(images))
+    assert merged.num_images == 23
+    assert merged.layers[0].channels.var == pytest.approx(expected.layers[0].channels.var)
+
+
+class Drawing(nn.Module):
+    """Draws by every generator there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.bn(x * (random.random() + np.random.rand()) + torch.rand(1))
+
+
+def test_a_forward_draws_the_same_with_and_without_workers(tmp_path):
+    texts = set()
+    for workers in (0, 2):
+        bninspect.population(Drawing(), Noisy(), tmp_path / str(workers), batch_size=4, workers=workers)
+        texts.add(codec.encode(bninspect.merge(tmp_path / str(workers))))
+    assert len(texts) == 1
+
+
+class Exiting(Noisy):
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, index):
+        if index == 10:
+            raise self.error
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_words_of_what_a_worker_raised_are_kept(tmp_path, workers):
+    with pytest.raises(SourceError, match="the data raised ValueError at images 8 to 11: no such picture"):
+        bninspect.population(
+            nn.Sequential(nn.BatchNorm2d(3)),
+            Exiting(ValueError("no such picture")),
+            tmp_path,
+            batch_size=4,
+            workers=workers,
+        )
+
+
+def test_data_that_leave_the_process_and_data_without_a_length(tmp_path):
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    with pytest.raises(SourceError, match="the data raised SystemExit at images 8 to 11: enough"):
+        bninspect.population(model, Exiting(SystemExit("enough")), tmp_path / "exit", batch_size=4)
+
+    class Endless:
+        def __getitem__(self, index):
+            return torch.zeros(3, 4, 4)
+
+    with pytest.raises(InputError, match="a Endless has no length"):
+        bninspect.population(model, Endless(), tmp_path / "endless")
 
 
 def test_what_raises_is_said_with_its_images(model, tmp_path):
@@ -122,7 +235,62 @@ def text(header, _):
     header["rank"] = "first"
 
 
+def value(name, value):
+    def change(header, _):
+        header[name] = value
+
+    return change
+
+
+def setting(name, value):
+    def change(header, _):
+        header["settings"][name] = value
+
+    return change
+
+
+def twice(header, _):
+    header["layers"].append(header["layers"][0])
+
+
+def order_twice(header, _):
+    header["nodes"][0][3] *= 2
+
+
+def negative(header, vectors):
+    name = next(name for name in vectors if name.endswith(".count"))
+    vectors[name] = -vectors[name]
+
+
+def unknown_number(header, vectors):
+    name = next(name for name in vectors if name.endswith(".count"))
+    vectors[name] = vectors[name] * np.nan
+
+
+def short_state(header, vectors):
+    vectors["layer.0.running_mean"] = vectors["layer.0.running_mean"][:-1]
+
+
+def endless_stream(header, _):
+    header.update(chunks=None, world_size=10**11)
+    header["settings"].update(num_images=None)
+
+
 HOSTILE = {
+    "no frame": value("frame", None),
+    "chunks below zero": value("chunks", -3),
+    "chunks without end": value("chunks", 10**15),
+    "no chunks": value("chunks", None),
+    "a rank that is not there": value("rank", 7),
+    "images that are not there": setting("num_images", 3),
+    "a sample of more than there is": setting("sample", 50),
+    "images without end": node(2, 10**18 * 10),
+    "a layer twice": twice,
+    "an order twice": order_twice,
+    "counts below zero": negative,
+    "counts that are no number": unknown_number,
+    "a stored vector that is short": short_state,
+    "a stream of processes without end": endless_stream,
     "a level without end": node(0, 10**9),
     "a level below zero": node(0, -1),
     "an index without end": node(1, 1 << 62),
