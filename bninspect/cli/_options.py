@@ -315,11 +315,13 @@ def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:
     return found
 
 
-def find_forward(settings: Mapping[str, Any]) -> Callable[[Any, Any], Any] | None:
-    """The function that ``--forward`` names."""
+def find_forward(settings: Mapping[str, Any], batch: str | None) -> Callable[[Any, Any], Any] | None:
+    """The function that ``--forward`` names, for the steps of SOURCE."""
     text = settings["forward"]
     if text is None:
         return None
+    if batch is None:
+        raise click.UsageError("--forward runs the steps of a batch: add --batch SOURCE")
     from bninspect._imports import load_object, looks_like_object
 
     if not looks_like_object(text):

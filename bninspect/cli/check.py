@@ -35,6 +35,7 @@ Settings may stand in pyproject.toml:
 @click.argument("model")
 @click.option("--batch", metavar="SOURCE", help="Real data, prepared as for evaluation: a file, images, a loader.")
 @click.option("--batch-key", "key", metavar="NAME", help="Which element is the input; several in order: image,mask.")
+@options.forward_option
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Images in one training step; the batch runs in such pieces."
 )
@@ -95,6 +96,8 @@ def _check(model: str, batch: str | None, settings: dict[str, Any], *, hashed: b
     if options.is_stored(found):
         if batch is not None or settings["shapes"]:
             options.refuse_to_run(found, "--batch" if batch is not None else "--input")
+        if settings["forward"] is not None:
+            options.refuse_to_run(found, "--forward")
         size = settings["batch_size"]
         report = bninspect.check(found.layers, batch_size=size, source=options.source_of(found), **rules)
     else:
@@ -107,6 +110,7 @@ def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[s
 
     import bninspect
 
+    forward = options.find_forward(settings, batch)
     data = options.find_batch(batch, settings, found) if batch else None
     mark = options.fingerprint(data.data) if data and hashed else None
     report = bninspect.check(
@@ -115,6 +119,7 @@ def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[s
         input_size=settings["shapes"] or None,
         batch_size=settings["batch_size"],
         device=settings["device"],
+        forward=forward,
         source=msgspec.structs.replace(options.source_of(found, data), options=_words(settings)),
         **rules,
     )
@@ -125,7 +130,7 @@ def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[s
 def _words(settings: dict[str, Any]) -> tuple[str, ...]:
     """What another command has to be told as well, to find the same model and batch."""
     given = [("--model-arg", pair) for pair in settings["model_args"]]
-    given += [("--transforms", settings["transforms"]), ("--batch-key", settings["key"])]
+    given += [(f"--{name}", settings[name]) for name in ("transforms", "forward")] + [("--batch-key", settings["key"])]
     words = [word for option, value in given if value is not None for word in (option, value)]
     filled = settings["checkpoint"] is not None and not settings["strict"]
     return (*words, "--no-strict") if filled else tuple(words)

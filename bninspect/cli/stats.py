@@ -152,7 +152,7 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
             batch_size=None if given.synthetic else settings["batch_size"],
             device=settings["device"],
             layer=settings["layer"],
-            forward=options.find_forward(settings),
+            forward=options.find_forward(settings, batch),
             values=_wants_values(found, given, settings["values"]),
             source=options.source_of(found, given),
             on_piece=on_piece,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bninspect.errors import BNInspectError, ForwardError
 from bninspect.observe import guard
+from bninspect.observe.steps import fresh
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str, by: Forward | 
     """
     try:
         with guard.of(twin):
-            return twin(*inputs) if by is None else by(twin, *inputs)
+            return twin(*inputs) if by is None else _stepped(twin, inputs, by)
     except BNInspectError:
         raise
     except Exception as error:
@@ -39,6 +40,18 @@ def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str, by: Forward | 
             f"the forward of {printable(what)} {given} failed in {_where(error, twin, by)}: "
             f"{brief(error)}{_hint(error, inputs)}"
         ) from error
+
+
+def _stepped(twin: nn.Module, inputs: Sequence[Any], by: Forward) -> Any:
+    """What the user's function gives; it gets inputs of its own, and the modes stay as they were set."""
+    modes = {id(module): module.training for module in twin.modules()}
+    output = by(twin, *map(fresh, inputs))
+    if any(modes.get(id(module), module.training) != module.training for module in twin.modules()):
+        raise ForwardError(
+            f"{_name(by)} puts the model into another mode, and it is to run in the one that was asked for: leave "
+            "train() and eval() out of it"
+        )
+    return output
 
 
 def _hint(error: Exception, inputs: Sequence[Any]) -> str:

@@ -7,6 +7,7 @@ tensor's origin is whatever wrote it last; in-place operations are told by its v
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +23,12 @@ from bninspect.observe.layers import batchnorms, is_batchnorm
 from bninspect.observe.norms import norm_of
 from bninspect.observe.ops import called, describe, is_one, is_opened, is_pointwise, is_scaling
 from bninspect.observe.process import own_dtype
+from bninspect.observe.steps import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from bninspect.observe.forward import Forward
     from bninspect.report import FunctionalCall
 
 _PASSING = frozenset(
@@ -61,6 +64,7 @@ class _Recorder(TorchFunctionMode):
         self.alive: dict[int, tuple[Tensor, _Made]] = {}
         self.versions: list[dict[int, int | None]] = []
         self.calls: dict[str, list[tuple[_Made, Tensor]]] = {}
+        self.ends: list[_Made] | None = None
 
     def watch(self, module: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
@@ -142,12 +146,23 @@ class _Recorder(TorchFunctionMode):
         for tensor in _tensors(inputs):
             self.alive[id(tensor)] = (tensor, _Made(Op(kind="input", role="input"), []))
 
-    def sink(self, output: Any) -> list[_Made]:
-        """Name the model's outputs, and give their origins."""
+    def sink(self, output: Any) -> None:
+        """Name the model's outputs."""
         ends = [self.alive[id(tensor)][1] for tensor in _tensors(output) if id(tensor) in self.alive]
         for made in {id(made): made for made in ends}.values():
             made.readers.append(None)
-        return ends
+        self.ends = [*(self.ends or ()), *ends]
+
+    def around(self, twin: nn.Module, by: Forward) -> Forward:
+        """The user's own function; the model's inputs and outputs are then those of the model's call within it."""
+        twin.register_forward_hook(lambda _, __, output: self.sink(output))
+
+        @wraps(by)
+        def run(model: nn.Module, step: Any) -> Any:
+            self.source(tensors(step))
+            return by(model, step)
+
+        return run
 
 
 def _swaps_sizes(given: Tensor, result: Tensor) -> bool:
@@ -155,8 +170,12 @@ def _swaps_sizes(given: Tensor, result: Tensor) -> bool:
     return given.shape != result.shape and sorted(given.shape) == sorted(result.shape)
 
 
-def watch(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> tuple[Graph, tuple[FunctionalCall, ...]]:
+def watch(
+    twin: nn.Module, inputs: Sequence[Any], *, what: str, by: Forward | None = None
+) -> tuple[Graph, tuple[FunctionalCall, ...]]:
     """Run a shadow and describe its BatchNorm layers in call order; also the batch_norm calls of no module.
+
+    With ``by``, the user's own function, images are counted at the first layer.
 
     Raises:
         ForwardError: the model's own code raised.
@@ -169,12 +188,17 @@ def watch(twin: nn.Module, inputs: Sequence[Any], *, what: str) -> tuple[Graph, 
         recorder.watch(module)
     for module in layers.values():
         audit.watch(module)
-    recorder.source(inputs)
+    if by is None:
+        recorder.source(inputs)
+    else:
+        by = recorder.around(twin, by)
     with audit, recorder:
-        output = forward(twin, inputs, what=what)
-    ends = recorder.sink(output)
-    images = max(1, next((len(tensor) for tensor in inputs if isinstance(tensor, Tensor) and tensor.dim()), 1))
-    outputs = set(map(id, _ends(ends)))
+        output = forward(twin, inputs, what=what, by=by)
+    if recorder.ends is None:
+        recorder.sink(output)
+    counted = inputs if by is None else [given for calls in recorder.calls.values() for _, given in calls[:1]]
+    images = max(1, next((len(tensor) for tensor in counted if isinstance(tensor, Tensor) and tensor.dim()), 1))
+    outputs = set(map(id, _ends(recorder.ends or [])))
     nodes = {path: _node(path, calls, images, outputs) for path, calls in recorder.calls.items()}
     missing = tuple(path for path in layers if path not in recorder.ran)
     return Graph(nodes=nodes, never_called=missing, aliases=_aliases(twin)), audit.report()

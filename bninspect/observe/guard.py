@@ -35,11 +35,15 @@ _IN_PLACE = frozenset(f"__{name}__" for name in _OPERATORS.split())
 _NAME = "_bninspect_guard"  # of a shadow's attribute
 
 
-def attach(twin: nn.Module, model: nn.Module) -> None:
-    """Guard the memory of ``model`` whenever ``twin`` runs, unless all code in it is known to write into none."""
+def attach(twin: nn.Module, model: nn.Module, *, stepped: bool) -> None:
+    """Guard the memory of ``model`` whenever ``twin`` runs, unless all code in it is known to write into none.
+
+    ``stepped``: the user's own function runs it, which may be a whole step of training. Gradients are then guarded
+    too, and after each forward the twin itself has its parameters as they were.
+    """
     before = vars(model).get(_NAME)  # the model is a shadow itself
-    if before is not None or not all(map(_is_known, model.modules())):
-        vars(twin)[_NAME] = Guard(twin, model, before)
+    if stepped or before is not None or not all(map(_is_known, model.modules())):
+        vars(twin)[_NAME] = Guard(twin, model, before, stepped=stepped)
 
 
 def of(twin: nn.Module) -> AbstractContextManager[Any]:
@@ -56,14 +60,17 @@ def notes(twin: nn.Module) -> tuple[str, ...]:
 class Guard(TorchFunctionMode):
     """Entered for one forward of a shadow at a time."""
 
-    def __init__(self, twin: nn.Module, model: nn.Module, before: Guard | None) -> None:
+    def __init__(self, twin: nn.Module, model: nn.Module, before: Guard | None, *, stepped: bool) -> None:
         super().__init__()
         self.names: dict[str, Tensor]
-        own = {name: value for name, value in _named(model) if not is_lazy(value) and not value.is_meta}
+        named = [*_named(model), *(_gradients(model) if stepped else ())]
+        own = {name: value for name, value in named if not is_lazy(value) and not value.is_meta}
         self.names = {
             **{f"{name} of the model": value for name, value in (before.names if before else {}).items()},
             **own,
         }
+        self.stepped = stepped
+        self.gradients = [(value, value.grad) for value in model.parameters()] if stepped else []
         self.parameters = [value for value in twin.parameters() if not is_lazy(value)]
         self.owned = {_place(value) for value in self.names.values()}
         self.versions = {name: version_of(value) for name, value in self.names.items()}
@@ -111,7 +118,7 @@ class Guard(TorchFunctionMode):
         original, (values, version) = self.names[name], self.saved[name]
         sharing = [parameter for parameter in self.parameters if _place(parameter) == _place(original)]
         with torch.no_grad():
-            for parameter in sharing:
+            for parameter in () if self.stepped else sharing:
                 parameter.data = parameter.data.clone()
             if not sharing and not torch.equal(original, values):
                 self.escaped.append(name)
@@ -120,6 +127,9 @@ class Guard(TorchFunctionMode):
         del self.saved[name]
 
     def _look_for_losses(self) -> None:
+        for parameter, gradient in self.gradients:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
         for name, version in self.versions.items():
             if version_of(self.names[name]) != version:
                 self.lost.append(name)
@@ -149,6 +159,10 @@ def _listed(names: list[str]) -> str:
 def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
+
+
+def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from ((f"the gradient of {name}", value.grad) for name, value in _named(model) if value.grad is not None)
 
 
 def _is_known(module: nn.Module) -> bool:

@@ -57,11 +57,14 @@ def norm_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Norm |
 
 
 def plain(x: Tensor) -> Tensor:
-    """A tensor without the layers that ``torch.func`` puts around it: what ``vmap`` runs over joins the images."""
+    """A tensor without its history and the layers that ``torch.func`` puts around it.
+
+    What ``vmap`` runs over joins the images.
+    """
     functorch = torch._C._functorch  # noqa: SLF001  # nothing public tells such a tensor from another
     while functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x):
         level = functorch.maybe_get_bdim(x) if functorch.is_batchedtensor(x) else None
         x = functorch.get_unwrapped(x)
         if level is not None:
             x = x.movedim(level, 0).flatten(0, 1)
-    return x
+    return x.detach() if x.requires_grad else x

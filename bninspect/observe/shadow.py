@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 _ONE_MODE = "_bninspect_one_mode"  # an attribute of a shadow
 
 
-def shadow(model: nn.Module, *, device: torch.device | None = None) -> nn.Module:
+def shadow(model: nn.Module, *, device: torch.device | None = None, stepped: bool = False) -> nn.Module:
     """A copy of ``model`` to run: it has the structure, and shares the memory of the parameters.
 
     Args:
         model: left exactly as it is.
         device: where the shadow lives; ``meta`` gives tensors without memory. Default: where the model is.
+        stepped: the user's own function will run it, and may do all that a step of training does.
 
     Raises:
         InputError: the model holds something that cannot be copied.
@@ -46,7 +47,7 @@ def shadow(model: nn.Module, *, device: torch.device | None = None) -> nn.Module
         raise InputError(f"the model cannot be copied, and so not be run safely: {brief(error)}") from error
     if device is not None and device.type != "meta" and any(value.device != device for value in _tensors(twin)):
         twin = twin.to(device)
-    guard.attach(twin, model)
+    guard.attach(twin, model, stepped=stepped)
     return twin
 
 

@@ -1,56 +1,111 @@
-"""A loader's steps as they come: containers of any kind, moved to a device as deep as they go."""
+"""A loader's steps as they come: containers of any kind, gone through and made anew as deep as they go."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Iterable, Mapping, MutableMapping
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Path = tuple[Any, ...]
 
 
 def steps_of(batch: Any) -> Any:
     """The steps of what was given for a batch: a tensor, a tuple or a mapping is a single one."""
-    return (batch,) if isinstance(batch, (Tensor, tuple, Mapping)) else batch
+    return (batch,) if is_one_step(batch) else batch
+
+
+def is_one_step(batch: Any) -> bool:
+    """Whether a batch is a single step, and no iterable of steps."""
+    return isinstance(batch, (tuple, Mapping)) or hasattr(type(batch), "to") or not isinstance(batch, Iterable)
+
+
+def parts_of(value: Any) -> dict[Any, Any] | None:
+    """The parts of a container by name or number; ``None`` of what is none. What moves itself is none, but a UserDict.
+
+    Dicts and what is like them, lists, tuples, named tuples, dataclasses and namespaces.
+    """
+    if isinstance(value, UserDict) or (isinstance(value, Mapping) and not hasattr(type(value), "to")):
+        return dict(value)
+    if hasattr(type(value), "to"):
+        return None
+    if isinstance(value, (list, tuple)):
+        return dict(enumerate(value))
+    if isinstance(value, SimpleNamespace):
+        return dict(vars(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return None
+
+
+def with_parts(value: Any, parts: dict[Any, Any]) -> Any:
+    """A container like ``value`` with other parts."""
+    if isinstance(value, (list, tuple)):
+        made = parts.values()
+        return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+    if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
+        return parts
+    twin = copy.copy(value)
+    for name, part in parts.items():
+        if isinstance(value, Mapping):
+            twin[name] = part
+        else:
+            object.__setattr__(twin, name, part)  # a frozen dataclass takes it in no other way
+    return twin
+
+
+def mapped(value: Any, change: Callable[[Any, Path], Any], path: Path = ()) -> Any:
+    """The same step, with ``change`` of each thing in it that is no container, and its path."""
+    parts = parts_of(value)
+    if parts is None:
+        return change(value, path)
+    return with_parts(value, {name: mapped(part, change, (*path, name)) for name, part in parts.items()})
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """What is no container in a step, each with the names that lead to it."""
+    parts = parts_of(value)
+    if parts is None:
+        yield path, value
+    for name, part in (parts or {}).items():
+        yield from leaves(part, (*path, name))
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in a step, in order."""
+    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
 
 
 def moved(value: Any, device: torch.device) -> Any:
     """A step with its tensors, and all that can be moved as tensors are, on a device; what was given is not changed."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if callable(getattr(type(value), "to", None)):
-        return copy.copy(value).to(device)  # a graph, or the output of a processor; some move in place
-    if isinstance(value, Mapping):
-        return _mapping(value, {name: moved(part, device) for name, part in value.items()})
-    if isinstance(value, (list, tuple)):
-        parts = [moved(part, device) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, SimpleNamespace) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
-        return _object(value, {name: moved(part, device) for name, part in fields_of(value).items()})
-    return value
+
+    def move(leaf: Any, _: Path) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.to(device, non_blocking=True)
+        return copy.copy(leaf).to(device) if _has(leaf, "to") else leaf  # a graph, for one; some move in place
+
+    return mapped(value, move)
 
 
-def fields_of(value: Any) -> dict[str, Any]:
-    """The fields of a namespace or a dataclass, by name."""
-    if not dataclasses.is_dataclass(value):
-        return dict(vars(value))
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+def fresh(value: Any) -> Any:
+    """A step of its own memory, for code that may write into it or take it apart."""
+
+    def clone(leaf: Any, _: Path) -> Any:
+        if isinstance(leaf, Tensor) or (_has(leaf, "clone") and _has(leaf, "to")):
+            return leaf.clone()
+        return copy.copy(leaf) if isinstance(leaf, np.ndarray) or _has(leaf, "to") else leaf
+
+    return mapped(value, clone)
 
 
-def _mapping(value: Mapping[Any, Any], parts: dict[Any, Any]) -> Mapping[Any, Any]:
-    if not isinstance(value, MutableMapping):
-        return parts
-    made = copy.copy(value)
-    for name, part in parts.items():
-        made[name] = part
-    return made
-
-
-def _object(value: Any, parts: dict[str, Any]) -> Any:
-    made = copy.copy(value)
-    for name, part in parts.items():
-        object.__setattr__(made, name, part)  # a frozen dataclass takes it in no other way
-    return made
+def _has(leaf: Any, name: str) -> bool:
+    return callable(getattr(type(leaf), name, None))

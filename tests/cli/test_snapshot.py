@@ -57,6 +57,18 @@ STATS = ["stats", "nets.py:make", "--batch", "batch.pt", "--snapshot", "bn.json"
 # --- from the command line
 
 
+def test_the_tensors_of_steps_of_any_kind_tell_batches_apart(project, capsys):
+    (project / "steps.py").write_text("def step(model, batch): return model(batch['image'])")
+    for name, value in (("a", 0.0), ("b", 1.0)):
+        torch.save({"image": torch.full((4, 3, 12, 12), value), "label": torch.arange(4)}, project / f"{name}.pt")
+    for command in ("stats", "check"):
+        words = [command, "nets.py:make", "--forward", "steps.py:step", "--snapshot", f"{command}.json", "--batch"]
+        assert run([*words, "a.pt", "--update"]) == 0
+        assert run([*words, "a.pt"]) == 0
+        assert run([*words, "b.pt"]) == 2
+        assert "made of another batch" in capsys.readouterr().err
+
+
 def test_a_missing_snapshot_names_the_command_that_writes_it(project, capsys):
     assert run(STATS) == 2
     said = capsys.readouterr().err

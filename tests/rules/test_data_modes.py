@@ -12,6 +12,9 @@ from torch import nn
 import bninspect
 from bninspect.inspection.check.as_trained import decided
 from bninspect.inspection.check.batch_mode import Sample, change, sampling_noise
+from bninspect.inspection.check.sample import Images
+from bninspect.observe.regroup import Cut
+from bninspect.observe.runner import Runner
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,7 +126,7 @@ def test_the_sampling_noise_is_that_of_independent_draws(images, size):
     true, told = 0.0, 0.0
     for _ in range(150):
         x = torch.randn(images, 6, generator=generator)
-        sample = Sample(model, torch.device("cpu"), (x,), "model")
+        sample = Sample(Runner(model, torch.device("cpu"), "model"), Images((x,), len(x), Cut((x,), len(x))))
         batch = sample.run(size).table
         with torch.no_grad():
             true += change(model(x).unsqueeze(2), batch)[1] ** 2
@@ -144,7 +147,8 @@ def singly():
 
 def test_bn404_hits_training_with_single_images(singly):
     x, y = varied(64, 9)
-    table = Sample(singly, torch.device("cpu"), (x,), "model").run(1).table[..., 0]
+    images = Images((x,), len(x), Cut((x,), len(x)))
+    table = Sample(Runner(singly, torch.device("cpu"), "model"), images).run(1).table[..., 0]
     with torch.no_grad():
         right = singly(x).argmax(1) == y
         one_by_one = torch.cat([copy.deepcopy(singly).train()(image[None]) for image in x])

@@ -18,7 +18,7 @@ from bninspect.rules import catalogue
 from bninspect.rules.facts import Facts, Hit, LayerFacts, Silence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -39,6 +39,7 @@ def check(
     device: str | torch.device | None = None,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     source: Source | None = None,
 ) -> CheckReport:
     """Apply every rule to a model, its graph and, if a batch is given, to what the batch does; nothing is changed.
@@ -53,6 +54,9 @@ def check(
         device: where the batch runs; default where the model is.
         select: codes or their beginnings (``BN1``, ``BN203``); only these rules are applied.
         ignore: the same, for rules that are not applied.
+        forward: ``forward(model, step)`` runs each step of ``batch`` just as it comes, as in :func:`bninspect.stats`.
+            What needs the images of steps in other batches regroups them, where each has its entry in the tensors
+            and lists of a step.
         source: where model and batch came from, for the report's header.
 
     Raises:
@@ -64,12 +68,14 @@ def check(
         raise InputError(f"the batch size must be at least 1, and {batch_size} was given")
     if isinstance(model, (list, tuple)):
         return _stored(model, rules, batch_size, source or Source(evidence="tensors"))
+    if forward is not None and batch is None:
+        raise InputError("forward runs the steps of a batch, and no batch was given")
     from bninspect.inspection.check.evidence import Request, gather
 
     needs = frozenset(need.rstrip("?") for rule in rules for need in rule.needs)
     wanted = frozenset(rule.code for rule in rules)
     source = source or Source(model=type(model).__name__)
-    found = gather(Request(model, batch, _sizes(input_size), batch_size, device, source, wanted, needs))
+    found = gather(Request(model, batch, _sizes(input_size), batch_size, device, forward, source, wanted, needs))
     shape = source.batch_shape or found.batch_shape
     return _report(
         rules,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from bninspect.errors import BNInspectError
 from bninspect.inspection.check import between_batches as _groups
 from bninspect.inspection.check.batch_mode import mode_change, pooled
+from bninspect.observe.regroup import UncutError
 from bninspect.rules.data_facts import ModeChange, Recalibrated
 from bninspect.rules.facts import median, share
 
@@ -54,6 +56,19 @@ def as_trained(
     """
     if not any(bn.running_mean is not None for bn in layers):
         return AsTrained()
+    try:
+        return _regrouped(asked, sample, layers, running, why)
+    except BNInspectError as error:
+        if sample.runner.by is None and not isinstance(error, UncutError):
+            raise
+        said = f"the images could not be put into other batches: {error}"
+        why |= {"noise": said, "modes": said}
+        return AsTrained()
+
+
+def _regrouped(
+    asked: Asked, sample: Sample, layers: Sequence[LayerFacts], running: Tensor | None, why: dict[str, str]
+) -> AsTrained:
     noise = _noise(asked, sample, layers, why)
     batches = 0 if noise is None or not asked.batch_size else sample.batches(_measured_at(asked.batch_size, sample))
     return AsTrained(

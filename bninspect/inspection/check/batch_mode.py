@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bninspect.inspection.check.hooks import moments_of, scores
-from bninspect.observe.forward import forward
 from bninspect.observe.layers import batchnorms, given
 from bninspect.observe.norms import plain
-from bninspect.observe.shadow import set_mode, shadow
+from bninspect.observe.regroup import UncutError
 from bninspect.rules.data_facts import ModeChange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
+
+    from bninspect.inspection.check.sample import Images
+    from bninspect.observe.runner import Runner
 
     Float64 = npt.NDArray[np.float64]
     Inputs = tuple[Any, ...]
@@ -32,9 +34,9 @@ _FEWEST = 4  # images in the smallest batch that noise is measured in
 class Sample:
     """Images that are run with batch statistics, in batches of several sizes; each size once."""
 
-    def __init__(self, model: nn.Module, place: torch.device, inputs: Inputs, what: str) -> None:
-        self.model, self.place, self.inputs, self.what = model, place, inputs, what
-        self.images = len(inputs[0])
+    def __init__(self, runner: Runner, images: Images) -> None:
+        self.runner, self.inputs, self.images = runner, images.inputs, images.num_images
+        self.cut, self.why = images.cut, images.why
         self._runs: dict[int, BatchRun] = {}
 
     def batches(self, size: int) -> int:
@@ -55,7 +57,9 @@ class Sample:
 
     def grouped(self, groups: Sequence[Tensor]) -> BatchRun:
         """In these batches."""
-        return BatchRun(shadow(self.model, device=self.place), self.place, self.inputs, groups, self.what)
+        if self.cut is None:
+            raise UncutError(self.why)
+        return BatchRun(self.runner, (self.cut.rows(self.inputs, group) for group in groups), groups)
 
 
 class BatchRun:
@@ -67,24 +71,26 @@ class BatchRun:
         least: the fewest values per channel that a layer was given.
     """
 
-    def __init__(
-        self, twin: nn.Module, place: torch.device, inputs: Inputs, groups: Sequence[Tensor], what: str
-    ) -> None:
+    def __init__(self, runner: Runner, batches: Iterable[Inputs], groups: Sequence[Tensor]) -> None:
         self.found: dict[str, list[tuple[Float64, Float64]]] = {}
         self.least = math.inf
-        set_mode(twin, "eval")
+        twin = runner.twin()
+        self._first: int | None = None  # images of a batch, as the first layer sees them
         for path, module in batchnorms(twin).items():
             if isinstance(module, _BatchNorm) and isinstance(module.running_mean, Tensor):
                 module.register_forward_pre_hook(self._use(path), with_kwargs=True)
         parts = []
-        for group in groups:
-            inside = tuple(value[group.to(value.device)].to(place) for value in inputs)
-            parts.append(scores(forward(twin, inside, what=what)))
+        for inputs, group in zip(batches, groups, strict=True):
+            self._first = None
+            parts.append(scores(runner.run(twin, inputs)))
+            if runner.by is not None and self._first != len(group):
+                raise UncutError(f"of {len(group)} images put together anew, the first layer sees {self._first}")
         self.table = _in_order(parts, groups)
 
     def _use(self, path: str) -> Callable[..., None]:
         def set_statistics(module: Any, args: Any, kwargs: Any) -> None:
             x = plain(given(args, kwargs))
+            self._first = len(x) if self._first is None else self._first
             self.least = min(self.least, x.numel() / max(x.shape[1], 1))
             mean, var = moments_of(x)
             self.found.setdefault(path, []).append((mean, var))

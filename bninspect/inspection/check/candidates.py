@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from bninspect.errors import BNInspectError
 from bninspect.inspection.check.hooks import moments_of
-from bninspect.observe.forward import forward
 from bninspect.observe.layers import given
 from bninspect.observe.norms import plain
-from bninspect.observe.shadow import set_mode
+from bninspect.observe.regroup import put
+from bninspect.observe.steps import leaves
 from bninspect.rules.data_facts import Candidate
 
 if TYPE_CHECKING:
+    from bninspect.observe.runner import Runner
+    from bninspect.observe.steps import Path
     from bninspect.rules.facts import LayerFacts
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -29,8 +31,10 @@ class _ArrivedError(BNInspectError):
     """The forward has reached the layer that was waited for."""
 
 
-def candidates(twin: nn.Module, first: str, x: Tensor, layer: LayerFacts, what: str) -> tuple[Candidate, ...]:
-    """How far the first BatchNorm is from its statistics for changes of the input ``x``; the forward ends there.
+def candidates(
+    runner: Runner, first: str, inputs: tuple[Any, ...], path: Path, layer: LayerFacts
+) -> tuple[Candidate, ...]:
+    """How far the first BatchNorm is from its statistics for changes of the input at ``path``; the forward ends there.
 
     What cannot be told of a change, because the model refuses it or numbers overflow, is left out.
     """
@@ -43,10 +47,10 @@ def candidates(twin: nn.Module, first: str, x: Tensor, layer: LayerFacts, what: 
     def distance(changed: Tensor) -> float:
         found.clear()
         with contextlib.suppress(BNInspectError):
-            forward(twin, (changed,), what=what)
+            runner.run(twin, put(inputs, path, changed))
         return found[0] if found else math.nan
 
-    set_mode(twin, "eval")
+    twin, x = runner.twin(), dict(leaves(inputs))[path]
     twin.get_submodule(first).register_forward_pre_hook(stop, with_kwargs=True)
     before = distance(x)
     axis = _colours(x)

@@ -22,7 +22,9 @@ from bninspect.observe import graph, meta
 from bninspect.observe.baked import Baked, baked
 from bninspect.observe.layers import batchnorms, describe, scripted, unjudged
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
+from bninspect.observe.runner import Runner
 from bninspect.observe.shadow import has_one_mode, remarks, set_mode, shadow
+from bninspect.observe.steps import leaves
 from bninspect.observe.unwrap import unwrap
 from bninspect.rules.data_facts import Data
 from bninspect.rules.facts import Facts, LayerFacts, is_untrained, median, share
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bninspect.layers import BatchNormLayer, Graph
+    from bninspect.observe.forward import Forward
     from bninspect.report import FunctionalCall, Shape, Source, StatsLayer, StatsReport, Tool, Vector
 
 _TRIED = 32  # images that changes of the input are tried on
@@ -45,6 +48,7 @@ class Request(NamedTuple):
     sizes: Sequence[Shape]
     batch_size: int | None
     device: str | torch.device | None
+    by: Forward | None
     source: Source
     wanted: frozenset[str]
     needs: frozenset[str]
@@ -74,7 +78,9 @@ class _Gathering:
         said = baked(self.model)
         self.exported = bool(said)
         self.layers = {path: _described(path, module, said) for path, module in batchnorms(self.model).items()}
-        self.pieces = _sample.Pieces(request.batch, request.source.batch_kind)
+        self.runner = Runner(self.model, self.place, self.name, request.by)
+        with undisturbed(self.place):  # a loader that is begun draws a random number
+            self.pieces = _sample.Pieces(request.batch, request.source.batch_kind, opaque=request.by is not None)
         self.first, self.user_made = self.pieces.first, self.pieces.user_made
         self.notes: list[str] = list(unjudged(self.model))
         self.why: dict[str, str] = {}
@@ -84,7 +90,7 @@ class _Gathering:
             seen = self._graph() if "graph" in self.request.needs else None
             data, report = self._data(seen) if "data" in self.request.needs else (None, None)
             if "BN405" in self.request.wanted:
-                self.pieces.count()
+                self.pieces.count(_images_of(seen))
         live = {layer.path: layer for layer in report.layers} if report else {}
         facts = Facts(
             _ordered(self.layers, live, seen, data.square_error if data else {}),
@@ -102,7 +108,7 @@ class _Gathering:
         )
         dtype = next((value.dtype for value in self.model.parameters()), None)
         tool = report.tool if report else tool_of(self.place, dtype, "eval")
-        shape = tuple(self.first[0].shape) if self.first else None
+        shape = tuple(self.first[0].shape) if self.first and self.request.by is None else None
         return Evidence(facts, tool, report.num_images if report else None, shape, tuple(dict.fromkeys(self.notes)))
 
     def _graph(self) -> Graph | None:
@@ -129,6 +135,10 @@ class _Gathering:
         return found
 
     def _watched(self, sizes: Sequence[Shape]) -> tuple[Graph, tuple[FunctionalCall, ...]]:
+        if self.request.by is not None and self.first is not None:  # may do what only real values allow
+            twin = self.runner.twin()
+            self.notes += [*scripted(twin), *remarks(twin)]
+            return graph.watch(twin, self.first, what=self.name, by=self.request.by)
         try:
             return self._seen_on(torch.device("meta"), sizes)
         except Exception as error:
@@ -159,13 +169,14 @@ class _Gathering:
             self.why["data"] = reason
             return None, None
         repeated = {path for path, node in seen.nodes.items() if node.calls > 1} if seen else set()
-        twin = shadow(self.model)
-        watch = _watch.Watch(twin, repeated, _sample.SAMPLE)
+        twin = shadow(self.model, stepped=self.request.by is not None)
+        watch = _watch.Watch(twin, self.request.by, repeated, _sample.SAMPLE)
         folding = _fold.Folding(twin, seen) if seen and "BN308" in self.request.wanted else None
         within = _groups.Within()
 
-        def on_piece(images: int, so_far: Any) -> None:  # noqa: ARG001
+        def on_piece(images: int, so_far: Any) -> None:
             watch.settle()
+            self.pieces.ran(images)
             if self.user_made:
                 within.add(so_far())
 
@@ -173,7 +184,8 @@ class _Gathering:
             twin,
             self.pieces.read(),
             device=self.place,
-            batch_size=None if self.user_made else self.request.batch_size,
+            batch_size=None if self.user_made or self.request.by else self.request.batch_size,
+            forward=watch.run,
             source=self.request.source,
             on_piece=on_piece,
         )
@@ -201,10 +213,10 @@ class _Gathering:
         if self.exported:
             for name in ("candidates", "padding", "modes", "noise"):
                 why[name] = "an exported program shows none of its layers at work, and computes in one mode"
-        inputs, errors = self.pieces.joined(), watch.square_errors()
+        images, errors = self.pieces.joined(), watch.square_errors()
         layers = _ordered(self.layers, {layer.path: layer for layer in report.layers}, seen, errors)
-        sample = Sample(self.model, self.place, inputs, self.name)
-        running = torch.cat(watch.scores) if watch.scores else None
+        sample = Sample(self.runner, images)
+        running = torch.cat(watch.scores)[: images.num_images] if watch.scores else None
         asked = Asked(self.request.wanted, self.request.batch_size or self.pieces.usual)
         found = AsTrained() if self.exported else as_trained(asked, sample, layers, running, why)
         return Data(
@@ -222,17 +234,18 @@ class _Gathering:
             if "BN211" in self.request.wanted and not self.exported
             else (),
             padding=watch.padding(),
-            candidates=self._candidates(watch, inputs, layers, why),
+            candidates=self._candidates(watch, images, layers, why),
             why=why,
         )
 
     def _candidates(
-        self, watch: _watch.Watch, sample: tuple[Any, ...], layers: Sequence[LayerFacts], why: dict[str, str]
+        self, watch: _watch.Watch, sample: _sample.Images, layers: Sequence[LayerFacts], why: dict[str, str]
     ) -> Any:
         """Changes of the input, tried where the first layer does not fit the data."""
         if self.exported:
             return None
-        if len(sample) != 1 or not sample[0].is_floating_point() or sample[0].dim() < 2 or watch.first is None:
+        places = [path for path, value in leaves(sample.inputs) if _are_numbers(value)]
+        if len(places) != 1 or watch.first is None:
             why["candidates"] = "the input is not one tensor of numbers: changes are tried on floats alone"
             return None
         first = next((bn for bn in layers if bn.path == watch.first and bn.channels is not None), None)
@@ -242,14 +255,26 @@ class _Gathering:
         if first.statistics_at_start:
             why["candidates"] = "the first layer's statistics are those of a new layer: no input fits them"
             return None
-        twin = shadow(self.model, device=self.place)
-        return _changes.candidates(twin, watch.first, sample[0][:_TRIED].to(self.place), first, self.name)
+        inputs = sample.inputs
+        if sample.cut is not None and sample.num_images > _TRIED:
+            inputs = sample.cut.rows(inputs, torch.arange(_TRIED))
+        return _changes.candidates(self.runner, watch.first, inputs, places[0], first)
 
 
 def _described(path: str, module: nn.Module, said: Mapping[str, Baked]) -> BatchNormLayer:
     """A layer; of an exported program with what its graph says of it, as such a file has it."""
     layer = describe(path, module)
     return msgspec.structs.replace(layer, **said[path]._asdict()) if path in said else layer
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() > 1
+
+
+def _images_of(seen: Graph | None) -> int | None:
+    """How many images the graph was seen with, as the first layer has them."""
+    first = next(iter(seen.nodes.values()), None) if seen else None
+    return first.input_shape[0] if first else None
 
 
 def _off(first: LayerFacts) -> bool:

@@ -57,7 +57,7 @@ class Folding:
             layer, x, given = self._before.pop(path, (None, None, None))
             if layer is None or x is None or given is not called_with(args, kwargs):
                 return
-            with unseen():
+            with torch.no_grad(), unseen():
                 change = relative_change(layer, bn, x)
             if change is not None:
                 self.found[path] = change, spacing(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from bninspect.moments import cpu
 from bninspect.observe.layers import batchnorms, given
 from bninspect.observe.norms import plain
 from bninspect.observe.outputs import scores as scores  # noqa: PLC0414  # for batch_mode as well
+from bninspect.observe.steps import tensors
 from bninspect.rules.data_facts import Padding
 from bninspect.rules.facts import median
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
+
+    from bninspect.observe.forward import Forward
 
     Float64 = npt.NDArray[np.float64]
 
@@ -30,12 +34,13 @@ class Watch:
 
     Args:
         twin: the shadow, whose hooks are carried over to every shadow of it.
+        by: the user's own function that will run it, if there is one; :meth:`run` is then to be run in its place.
         repeated: paths of layers that are called more than once in a forward.
         keep: number of images whose scores are kept.
     """
 
-    def __init__(self, twin: nn.Module, repeated: set[str], keep: int) -> None:
-        self.keep = keep
+    def __init__(self, twin: nn.Module, by: Forward | None, repeated: set[str], keep: int) -> None:
+        self.keep, self.by = keep, by
         self.first: str | None = None
         self.image_means: list[Float64] = []
         self.ends: list[tuple[int, int]] = []
@@ -49,15 +54,33 @@ class Watch:
         self._sums: dict[str, Float64] = {}
         self._output: Any = None
         self._kept = 0
-        twin.register_forward_pre_hook(self._begin)
-        twin.register_forward_hook(self._end)
+        if by is None:
+            twin.register_forward_pre_hook(self._begin)
+            twin.register_forward_hook(self._end)
         for path, module in batchnorms(twin).items():
             module.register_forward_pre_hook(self._layer(path, again=path in repeated), with_kwargs=True)
+
+    @property
+    def run(self) -> Forward | None:
+        """The user's own function, watched."""
+        by = self.by
+        if by is None:
+            return None
+
+        @wraps(by)
+        def run(model: nn.Module, step: Any) -> Any:
+            self._begin(model, tensors(step))
+            output = by(model, step)
+            self._end(model, step, output)
+            return output
+
+        return run
 
     def _begin(self, _: nn.Module, args: Any) -> None:
         self._seen = False
         self._squares.clear()
-        self.image = bool(args) and isinstance(args[0], Tensor) and args[0].dim() == 4 and args[0].shape[1] == 3
+        given, dims = (args, (3, 4)) if self.by else (args[:1], (4,))  # a step may be a list of images
+        self.image = any(isinstance(x, Tensor) and x.dim() in dims and x.shape[-3] == 3 for x in given)
 
     def _end(self, _: nn.Module, __: Any, output: Any) -> None:
         self._output = output
@@ -68,6 +91,7 @@ class Watch:
             if not self._seen:
                 self.first, self._seen = path, True
                 self._means, self._ends = _image_means(x), _constant_ends(x)
+                self.image = self.image and (self.by is None or x.dim() == 4)
             if isinstance(module.running_mean, Tensor):
                 self._squares.append((path, _squares(x, module.running_mean)))
             if again and not self.image_means:

@@ -8,10 +8,8 @@ import numpy as np
 
 from bninspect.inspection.check.batch_mode import change, pooled
 from bninspect.inspection.check.hooks import moments_of, scores
-from bninspect.observe.forward import forward
 from bninspect.observe.layers import batchnorms, given
 from bninspect.observe.norms import plain
-from bninspect.observe.shadow import set_mode, shadow
 from bninspect.rules.data_facts import OtherEps
 from bninspect.rules.facts import median, outside, share
 
@@ -74,8 +72,7 @@ def _apart(layers: Sequence[LayerFacts], moments: Mapping[str, Moments]) -> floa
 
 def _run(sample: Sample, eps: float) -> tuple[dict[str, Moments], Tensor | None]:
     """What each layer is given, and the scores, with this eps in all layers and running statistics."""
-    twin = shadow(sample.model, device=sample.place)
-    set_mode(twin, "eval")
+    twin = sample.runner.twin()
     seen: dict[str, list[Moments]] = {}
 
     def look(path: str) -> Callable[..., None]:
@@ -85,5 +82,5 @@ def _run(sample: Sample, eps: float) -> tuple[dict[str, Moments], Tensor | None]
         layer: Any = module
         layer.eps = eps
         layer.register_forward_pre_hook(look(path), with_kwargs=True)
-    output = forward(twin, tuple(value.to(sample.place) for value in sample.inputs), what=sample.what)
+    output = sample.runner.run(twin, sample.inputs)
     return {path: pooled(found) for path, found in seen.items()}, scores(output)

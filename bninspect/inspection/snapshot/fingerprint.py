@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from bninspect.observe.steps import is_one_step, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from torch import Tensor
 
 
 class Fingerprint:
     """A batch that is hashed as it is read.
 
     Args:
-        batch: as :func:`bninspect.stats` takes it: a tensor, a tuple of tensors, or an iterable of either.
+        batch: as :func:`bninspect.stats` takes it: a tensor, a tuple of tensors, any other step, or an iterable of
+            these; what is no tensor does not count.
 
     Attributes:
         data: the same batch, to be read instead; ``digest`` is known once it was read.
@@ -24,7 +27,7 @@ class Fingerprint:
     def __init__(self, batch: Tensor | tuple[Any, ...] | Iterable[Any]) -> None:
         self._inputs: dict[int, Any] = {}
         self._images = 0
-        if isinstance(batch, (Tensor, tuple)):
+        if is_one_step(batch):
             self._add(batch)
             self.data: Any = batch
         else:
@@ -42,12 +45,12 @@ class Fingerprint:
             yield piece
 
     def _add(self, piece: Any) -> None:
-        tensors = piece if isinstance(piece, tuple) else (piece,)
-        for index, tensor in enumerate(tensors):
-            if isinstance(tensor, Tensor):  # what is none will be refused by those who read on
-                self._of(index, tensor).update(_bytes(tensor))
-        first = next((tensor for tensor in tensors if isinstance(tensor, Tensor)), None)
-        self._images += 0 if first is None or not first.dim() else len(first)
+        found = [
+            tensor for tensor in tensors(piece) if not (tensor.is_sparse or tensor.is_nested or tensor.is_quantized)
+        ]
+        for index, tensor in enumerate(found):
+            self._of(index, tensor).update(_bytes(tensor))
+        self._images += len(found[0]) if found and found[0].dim() else 0
 
     def _of(self, index: int, tensor: Tensor) -> Any:
         if index not in self._inputs:

@@ -56,7 +56,7 @@ class Run:
         self.mode, self.place, self.extremes, self.by = mode, place, extremes, by
         self.layers = {path: describe(path, module) for path, module in batchnorms(model).items()}
         self.layers = _chosen(self.layers, layer, self.name)
-        self.twin = shadow(model, device=place)
+        self.twin = shadow(model, device=place, stepped=by is not None)
         self.audit = Audit(self.twin, self._direct)
         self.way = Way(place)
         self.pooled: Pooled = {}

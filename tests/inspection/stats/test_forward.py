@@ -105,6 +105,37 @@ def test_a_whole_training_step_leaves_the_model_and_its_gradients():
     assert report.num_images == 4
 
 
+@pytest.mark.parametrize("options", [{"foreach": False}, {"foreach": True}, {"fused": True}], ids=str)
+def test_an_optimiser_in_the_step_writes_into_nothing(resnet18, options):
+    """torchvision's own code writes into no parameter, and so is not looked at where it runs alone."""
+    resnet18.fc.bias.grad = torch.ones(1000)
+
+    def step(model, x):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **options)
+        torch.optim.SGD(resnet18.parameters(), lr=0.1).zero_grad()
+        with torch.enable_grad():
+            model(x).square().mean().backward()
+        optimizer.step()
+
+    batch = torch.randn(4, 3, 32, 32)
+    before = fingerprint(resnet18)
+    report = bninspect.stats(resnet18, [batch, batch], forward=step)
+    assert fingerprint(resnet18) == before
+    assert resnet18.fc.bias.grad.eq(1).all()
+    resnet18.fc.bias.grad = None
+    once = bninspect.stats(resnet18, batch)
+    assert [layer.d_max for layer in report.layers] == [layer.d_max for layer in once.layers]
+
+
+def test_a_step_may_be_taken_apart_and_written_into():
+    def step(model, batch):
+        return model(image=batch.pop("image").mul_(2), scale=batch.pop("scale"))
+
+    steps = [{"image": torch.ones(4, 3, 8, 8), "scale": 1.0}]
+    first = bninspect.stats(Two(), steps, forward=step).num_images
+    assert (first, sorted(steps[0]), steps[0]["image"].unique().tolist()) == (4, ["image", "scale"], [1.0])
+
+
 def test_what_cannot_run_is_said():
     x = torch.randn(4, 3, 8, 8)
 
