@@ -70,7 +70,8 @@ def folder(tmp_path_factory):
 def stored(folder):
     """The command line where torch cannot be imported."""
     honest = [[command, "good.pt", "--format", fmt] for command, formats in FORMATS.items() for fmt in formats]
-    warm = Warm(folder, [*honest, ["diff", "good.pt", "good.pt"]], torch=False)
+    honest += [["diff", "good.pt", "good.pt"], ["stats", "--batch", "good.pt"]]  # the latter up to where it wants torch
+    warm = Warm(folder, honest, torch=False)
     yield warm
     warm.close()
 
@@ -96,16 +97,20 @@ def look(warm, command, *words, fmt, expected="either", **environment):
     """Run a command, and hold what it did against all that must hold; "colours" is a table on a terminal of 80."""
     shown = ["--format", "table", "--color", "always"] if fmt == "colours" else ["--format", fmt]
     environment |= {"COLUMNS": "80"} if fmt == "colours" else {}
-    ran = warm.run(command, *shown, *words, **environment)
+    return held(warm.run(command, *shown, *words, **environment), fmt, expected)
+
+
+def held(ran, fmt, expected):
     assert not judged.faults(ran, fmt), (ran.command, judged.faults(ran, fmt), ran.err)
     assert expected == "either" or (ran.code == 2) == (expected == "refuse"), ran
     return ran
 
 
-def look_at_batch(stored, live, *words, **asked):
+def look_at_batch(stored, live, *words, fmt, expected="either"):
     """Without torch, which a refusal should not have waited for; with it where it is then needed."""
-    waits = "ModuleNotFoundError" in stored.run("stats", "--batch", *words).err
-    return look(live if waits else stored, "stats", "--batch", *words, **asked)
+    asked = ("stats", "--format", fmt, "--batch", *words)
+    ran = stored.run(*asked)
+    return held(live.run(*asked) if "ModuleNotFoundError" in ran.err else ran, fmt, expected)
 
 
 def turn(name, choices):
