@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -66,14 +67,28 @@ def run(capsys, tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture(scope="session")
+def python():
+    """The first words of a command: Python in a process of its own, which need not wait for torch (see ready.py)."""
+    tool = str(Path(__file__).parent / "ready.py")
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path must be short
+        words = [sys.executable, tool, path := f"{folder}/socket"]
+        environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(words, env=environment, **pipes) as server:
+            server.stdout.readline()
+            yield [sys.executable, "-SE", tool, path]
+            server.stdin.close()
+
+
 @pytest.fixture
-def command(tmp_path):
+def command(tmp_path, python):
     """The real command line in a process of its own."""
 
     def call(*arguments, **options):
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **options.pop("env", {})}
         return subprocess.run(
-            [sys.executable, "-m", "bninspect", *map(str, arguments)],
+            [*python, "-m", "bninspect", *map(str, arguments)],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 
 import pytest
+from processes import ended
+
+TEXT = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
 NETS = """
 import torch
@@ -56,47 +60,14 @@ def project(tmp_path):
     return tmp_path
 
 
-WARM = """
-import json, os, sys
-import pytest, torch  # once; each run below is a fork of this process, before torch has started any thread
-
-torch.nn.BatchNorm2d(3, device="meta").eval()(torch.empty(2, 3, 4, 4, device="meta"))  # imports much more of torch
-for line in sys.stdin:
-    asked = json.loads(line)
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        os.dup2(1, 2)
-        os.chdir(asked["folder"])
-        os.environ.update(asked["environment"])
-        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # of strangers; that ours is found is tested below
-        code = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "bninspect.pytest_plugin", *asked["arguments"]])
-        sys.stdout.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def warm():
-    """A process that has imported torch, and runs pytest in forks of itself."""
-    command = [sys.executable, "-B", "-c", WARM]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.stdin.close()
-
-
 @pytest.fixture
-def pytest_in(warm, tmp_path_factory):
+def pytest_in(python):
     """Run pytest in a folder; gives its exit code and what it printed."""
-    output = tmp_path_factory.mktemp("output") / "text"
 
     def run(folder, *arguments, **environment):
-        asked = {"folder": str(folder), "arguments": arguments, "environment": environment, "output": str(output)}
-        warm.stdin.write(json.dumps(asked) + "\n")
-        warm.stdin.flush()
-        code = int(warm.stdout.readline())
-        return subprocess.CompletedProcess(arguments, code, output.read_text())
+        options = ["-q", "-p", "no:cacheprovider", "-p", "bninspect.pytest_plugin", *arguments]
+        environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # of strangers; that ours is found is tested below
+        return ended([*python, "-m", "pytest", *options], cwd=folder, env={**os.environ, **environment}, **TEXT)
 
     return run
 
@@ -174,7 +145,6 @@ def pytest_sessionfinish(session):
 def test_nothing_is_imported_for_tests_that_do_not_use_it(tmp_path):
     (tmp_path / "conftest.py").write_text(LOOK)
     (tmp_path / "test_plain.py").write_text("def test_plain():\n    pass\n")
-    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    done = ended([sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider"], cwd=tmp_path, **TEXT)
     assert "LOADED ['bninspect', 'bninspect.pytest_plugin']" in done.stdout, done.stdout + done.stderr
     assert "1 passed" in done.stdout

@@ -9,8 +9,8 @@ from pathlib import Path
 TOOL = Path(__file__).parent / "readme.py"
 
 
-def test_readme_is_what_the_commands_print():
-    done = subprocess.run([sys.executable, TOOL, "--check"], capture_output=True, text=True, check=False)
+def test_readme_is_what_the_commands_print(python):
+    done = subprocess.run([*python, str(TOOL), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

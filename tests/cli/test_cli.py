@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,27 +189,22 @@ def test_version_and_help(command):
     assert "Usage" in nothing.stderr + nothing.stdout
 
 
-def start(files, *arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "bninspect", *arguments],
-        cwd=files,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
+def start(python, files, *arguments):
+    words, pipes = [*python, "-m", "bninspect", *arguments], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, cwd=files, env=ENVIRONMENT, **pipes)
 
 
 def test_a_closed_pipe_is_141_and_silent(files):
-    process = start(files, "summary", "nets.py:model", "--input", "3,8,8", "--all-layers")
+    """From the start of the interpreter to its end, which is where a pipe is looked at last."""
+    process = start([sys.executable], files, "summary", "nets.py:model", "--input", "3,8,8", "--all-layers")
     process.stdout.close()
     assert process.wait(60) == 141
     assert process.stderr.read() == b""
 
 
-def test_head_takes_the_first_line(files):
+def test_head_takes_the_first_line(python, files):
     done = subprocess.run(
-        [f"{sys.executable} -m bninspect summary nets.py:model --input 3,8,8 | head -1"],
+        [f"{shlex.join(python)} -m bninspect summary nets.py:model --input 3,8,8 | head -1"],
         shell=True,
         cwd=files,
         env=ENVIRONMENT,
@@ -220,10 +216,10 @@ def test_head_takes_the_first_line(files):
     assert done.stderr == ""
 
 
-def test_a_full_disk_is_said(files):
+def test_a_full_disk_is_said(python, files):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "bninspect", "summary", "nets.py:model", "--input", "3,8,8"],
+            [*python, "-m", "bninspect", "summary", "nets.py:model", "--input", "3,8,8"],
             cwd=files,
             env=ENVIRONMENT,
             stdout=full,
@@ -235,8 +231,8 @@ def test_a_full_disk_is_said(files):
     assert done.stderr == "Error: standard output cannot be written: No space left on device\n"
 
 
-def test_ctrl_c_is_130(files):
-    process = start(files, "stats", "nets.py:Slow", "--batch", "batch.pt", "--batch-size", "1", "-v")
+def test_ctrl_c_is_130(python, files):
+    process = start(python, files, "stats", "nets.py:Slow", "--batch", "batch.pt", "--batch-size", "1", "-v")
     process.stderr.readline()  # the batch was read
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -244,7 +240,7 @@ def test_ctrl_c_is_130(files):
     assert (process.returncode, out, err.strip()) == (130, b"", b"Interrupted.")
 
 
-def terminal(files, *arguments, columns=100):
+def terminal(python, files, *arguments, columns=100):
     """The command on a real terminal: what the screen was sent, and the exit code."""
     parent, child = pty.openpty()
     import fcntl
@@ -253,7 +249,7 @@ def terminal(files, *arguments, columns=100):
 
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "bninspect", *arguments],
+        [*python, "-m", "bninspect", *arguments],
         cwd=files,
         env={**ENVIRONMENT, "TERM": "xterm"},
         stdin=child,
@@ -275,8 +271,8 @@ def terminal(files, *arguments, columns=100):
     return seen.decode(), process.wait(10)
 
 
-def test_live_on_a_terminal(files):
-    seen, code = terminal(files, "stats", "nets.py:Slow", "--batch", "batch.pt", "--batch-size", "1", "--live")
+def test_live_on_a_terminal(python, files):
+    seen, code = terminal(python, files, "stats", "nets.py:Slow", "--batch", "batch.pt", "--batch-size", "1", "--live")
     assert code == 0
     assert seen.count("Statistics of nets.py:Slow") >= 3
     assert "\x1b[?25h" in seen  # the cursor is back
@@ -287,11 +283,11 @@ def test_live_off_a_terminal_changes_nothing(run, files):
     assert run(*arguments, "--live") == run(*arguments)
 
 
-def test_a_terminal_gets_colour_and_its_width(files):
-    seen, _ = terminal(files, "summary", "nets.py:model", "--input", "3,8,8", columns=60)
+def test_a_terminal_gets_colour_and_its_width(python, files):
+    seen, _ = terminal(python, files, "summary", "nets.py:model", "--input", "3,8,8", columns=60)
     assert "\x1b[1m" in seen
     assert "not shown for lack of width" in seen
-    plain, _ = terminal(files, "summary", "nets.py:model", "--input", "3,8,8", "--color", "never", columns=200)
+    plain, _ = terminal(python, files, "summary", "nets.py:model", "--input", "3,8,8", "--color", "never", columns=200)
     assert "\x1b[" not in plain
 
 

@@ -169,9 +169,9 @@ def test_usage_errors(project, capsys, extra, said):
     assert not list(project.glob("*.json"))
 
 
-def test_bytes_are_the_same_in_another_process(project):
-    for name in ("one", "two"):
-        command = [sys.executable, "-m", "bninspect", *STATS[:-1], f"{name}.json", "--channels", "--update"]
+def test_bytes_are_the_same_in_another_process(project, python):
+    for name, words in (("one", python), ("two", [sys.executable])):  # whose hashes differ
+        command = [*words, "-m", "bninspect", *STATS[:-1], f"{name}.json", "--channels", "--update"]
         subprocess.run(command, check=True, capture_output=True)
     for suffix in ("json", "safetensors"):
         first, second = ((project / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
@@ -285,12 +285,12 @@ def test_the_commands_of_the_readme_run(project, capsys):
         assert run(shlex.split(command)) == 0, (command, capsys.readouterr())
 
 
-def test_the_workflow_fails_with_bninspect_and_not_with_tee(project):
+def test_the_workflow_fails_with_bninspect_and_not_with_tee(project, python):
     """The job's own shell line: `bash --noprofile --norc -eo pipefail`, with the table in the summary file."""
     readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
     line = re.search(r"- run: (bninspect stats .*tee.*)", readme)[1]
     assert run([*STATS, "--update"]) == 0
-    line = line.replace("bninspect", f"{shlex.quote(sys.executable)} -m bninspect", 1)
+    line = line.replace("bninspect", f"{shlex.join(python)} -m bninspect", 1)
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", line.replace("stats", "stats --seed 1", 1)]
     environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(project / "summary.md")}
     for expected, text in ((0, "No difference in 2 layers"), (1, "| figure | 1 | mean\\_max |")):

@@ -86,14 +86,14 @@ def test_a_pickled_module(net, path, zipped):
         same_values(layer, net.state_dict(), layer.path)
 
 
-def test_a_pickled_module_whose_class_cannot_be_imported(tmp_path, path):
+def test_a_pickled_module_whose_class_cannot_be_imported(tmp_path, path, python):
     (tmp_path / "gone.py").write_text(
         "import torch\nfrom torch import nn\nclass Net(nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n        self.bn = nn.BatchNorm1d(7)\n"
         "    def __reduce__(self):\n        return super().__reduce__()\n"
         f"torch.save({{'model': Net().half(), 'epoch': 3}}, {path!r})\n"
     )
-    subprocess.run([sys.executable, "-c", "import gone"], cwd=tmp_path, check=True)
+    subprocess.run([*python, "-c", "import gone"], cwd=tmp_path, check=True)
     stored = read(path)
     assert paths(stored) == ["bn"]
     assert stored.layers[0].weight.dtype == "float16"
