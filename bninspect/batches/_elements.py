@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bninspect.containers import has_names, is_tensor, parts_of
 from bninspect.errors import SourceError
 from bninspect.text import printable
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 _INPUT_NAMES = ("image", "images", "pixel_values", "x", "input", "inputs")
-_LABEL_NAMES = ("label", "labels", "target", "targets", "y")
 _DEPTH = 20
 
 
@@ -43,18 +37,6 @@ def inputs(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     return key, tuple(pick(content, name.strip(), shown)[1] for name in key.split(","))
 
 
-def labels_of(content: Any, images: Any) -> Any:
-    """The classes of the images, one number for each, where a step of a loader has them; else ``None``."""
-    found: Any
-    if _has_names(content):
-        named = dict(_items(content))
-        found = next((named[name] for name in _LABEL_NAMES if name in named), None)
-    else:
-        found = content[1] if isinstance(content, (list, tuple)) and len(content) > 1 else None
-    fits = is_tensor(found) and found.dim() == 1 and images.dim() > 1 and len(found) == len(images)
-    return found if fits and not found.is_floating_point() and not found.is_complex() else None
-
-
 def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     """The input among nested dicts, lists and tuples of tensors, and its name: ``images.0`` is the first of ``images``.
 
@@ -73,7 +55,7 @@ def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
         if key is not None:
             raise SourceError(f"--batch-key {printable(key)} was given, and {shown} holds a single tensor")
         return None, content
-    if not _is_container(content):
+    if parts_of(content) is None:
         raise SourceError(f"the batch {shown} holds a {type(content).__name__}: a tensor was expected")
     path = [] if key is None else _named(content, key, shown)
     for name in path:
@@ -87,34 +69,9 @@ def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     return ".".join(path), content
 
 
-def is_tensor(value: Any) -> bool:
-    """By its class: an object may answer to any name."""
-    return hasattr(type(value), "is_floating_point") and hasattr(type(value), "dim")
-
-
-def _has_names(value: Any) -> bool:
-    """A dict or what is like one, a dataclass, a namespace, a named tuple."""
-    named = isinstance(value, (Mapping, SimpleNamespace)) or hasattr(type(value), "_fields")
-    return named or (dataclasses.is_dataclass(value) and not isinstance(value, type))
-
-
-def _is_container(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or _has_names(value)
-
-
-def _items(content: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(content, Mapping):
-        return content.items()
-    if dataclasses.is_dataclass(content):
-        return [(field.name, getattr(content, field.name)) for field in dataclasses.fields(content)]
-    if hasattr(type(content), "_fields"):
-        return zip(content._fields, content, strict=True)
-    return vars(content).items() if isinstance(content, SimpleNamespace) else enumerate(content)
-
-
 def _parts(content: Any) -> dict[str, Any]:
     """The tensors and containers in a container, by name."""
-    return {str(name): part for name, part in _items(content) if is_tensor(part) or (_is_container(part) and part)}
+    return {str(name): part for name, part in (parts_of(content) or {}).items() if is_tensor(part) or parts_of(part)}
 
 
 def _named(content: Any, key: str, shown: str) -> list[str]:
@@ -123,7 +80,7 @@ def _named(content: Any, key: str, shown: str) -> list[str]:
     if key in parts:
         return [key]
     for name, part in parts.items():
-        if key.startswith(f"{name}.") and _is_container(part):
+        if key.startswith(f"{name}.") and parts_of(part):
             return [name, *_named(part, key[len(name) + 1 :], shown)]
     raise SourceError(f"{shown} holds no tensor {printable(key)!r}: it holds {_list(parts)}")
 
@@ -133,7 +90,7 @@ def _next(content: Any, shown: str) -> str:
     tensors = {name: part for name, part in parts.items() if is_tensor(part)} or parts
     if not tensors:
         raise SourceError(f"the batch {shown} holds no tensor")
-    if not _has_names(content) or len(tensors) == 1:
+    if not has_names(content) or len(tensors) == 1:
         return next(iter(tensors))
     images = [n for n, part in tensors.items() if is_tensor(part) and part.is_floating_point() and part.dim() >= 3]
     named = [name for name in _INPUT_NAMES if name in tensors]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bninspect._imports import load_object, looks_like_object
 from bninspect.batches import Batch, BatchOptions
-from bninspect.batches._elements import inputs, labels_of, pick
+from bninspect.batches._elements import inputs, pick
+from bninspect.containers import labels_of
 from bninspect.errors import SourceError
 from bninspect.text import printable
 
@@ -138,7 +139,9 @@ class _Stream:
         if self.options.as_given:
             return step
         found = inputs(step, self.options.key, self.shown)[1]
-        labels = labels_of(step, found) if self.options.labels and not isinstance(found, tuple) else None
+        if not self.options.labels or isinstance(found, tuple) or found.dim() < 2:
+            return found
+        labels = labels_of(step, len(found))
         return found if labels is None else [found, labels]
 
 

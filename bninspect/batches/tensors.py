@@ -10,7 +10,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from bninspect.batches import Batch, BatchOptions
-from bninspect.batches._elements import choose, is_tensor
+from bninspect.batches._elements import choose
+from bninspect.containers import is_tensor
 from bninspect.errors import SourceError
 from bninspect.text import printable
 

@@ -24,6 +24,7 @@ Examples:
 @click.option("--batch-size", type=click.IntRange(1), required=True, help="Images in a batch of training.")
 @click.option("--draws", type=click.IntRange(2), default=20, show_default=True, help="Batches that are drawn.")
 @options.batch_options
+@options.forward_option
 @options.model_options
 @options.output_options("bninspect.noise")
 def noise(model: str, batch: str, fmt: str, *, output: str | None, color: str, **settings: Any) -> int:
@@ -39,6 +40,7 @@ def noise(model: str, batch: str, fmt: str, *, output: str | None, color: str, *
     found = options.find_model(model, settings)
     if options.is_stored(found):
         options.refuse_to_run(found, "noise")
+    forward = options.find_forward(settings, batch)
     size = settings["batch_size"]
     given = options.find_batch(batch, {**settings, "batch_size": size * settings["draws"]}, found)
     report = bninspect.noise(
@@ -48,6 +50,7 @@ def noise(model: str, batch: str, fmt: str, *, output: str | None, color: str, *
         draws=settings["draws"],
         seed=settings["seed"],
         device=settings["device"],
+        forward=forward,
         source=options.source_of(found, given),
     )
     layers = tuple(msgspec.structs.replace(layer, channels=None) for layer in report.layers)

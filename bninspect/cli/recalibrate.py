@@ -52,14 +52,15 @@ _STATE_DICTS = (".pt", ".pth", ".safetensors")
 )
 @click.option("--passes", type=click.IntRange(1), default=5, show_default=True, help="The most of fixed-point.")
 @options.batch_options
+@options.forward_option
 @options.model_options
 @options.output_options("bninspect.recalibrate", file=False)
 def recalibrate(model: str, batch: str, fmt: str, *, output: str | None, color: str, **settings: Any) -> int:
     """Estimate the running statistics of MODEL from data, exactly, and show how far off they were and are.
 
     For weights that were averaged, pruned, quantised or loaded without their statistics, and for data of another
-    domain. Frozen layers are left as they are. Without -o nothing is written. Where a loader gives labels, accuracy is
-    shown as well.
+    domain. Frozen layers are left as they are. Without -o nothing is written. Where a loader gives labels, or --forward
+    returns (scores, labels), accuracy is shown as well.
     """
     found = options.find_model(model, settings)
     if options.is_stored(found):
@@ -100,6 +101,7 @@ def _recalibrate(found: Any, batch: str, output: str | None, origin: str | None,
     import bninspect
     from bninspect.cli._live import watching
 
+    forward = options.find_forward(settings, batch)
     given = options.find_batch(batch, {**settings, "labels": True}, found)
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
     if given.synthetic and output is not None:
@@ -114,6 +116,7 @@ def _recalibrate(found: Any, batch: str, output: str | None, origin: str | None,
             passes=settings["passes"],
             batch_size=None if given.synthetic else settings["batch_size"],
             device=settings["device"],
+            forward=forward,
             source=options.source_of(found, given),
             on_piece=on_piece,
         )

@@ -60,13 +60,20 @@ class Cut:
         Raises:
             UncutError: they are of different sizes, or what belongs to all images of a step differs between steps.
         """
+        if len(steps) == 1:
+            return steps[0]
         try:
+            sizes = {tuple(_size(_at(step, path)) for path in self.places) for step in steps}
             shared = [_shared(step, self.places) for step in steps]
-            if all(same == shared[0] for same in shared):
+            if len(sizes) == 1 and all(same == shared[0] for same in shared):
                 return tuple(self._changed(steps[0], lambda _, path: _together([_at(step, path) for step in steps])))
-        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise UncutError(f"the steps of the batch cannot be put together: {brief(error)}") from error
-        raise UncutError("the steps of the batch differ in what belongs to all of their images")
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise UncutError(f"the pieces of the batch cannot be put together: {brief(error)}") from error
+        if len(sizes) > 1:
+            raise UncutError(
+                f"the pieces of the batch have {len(sizes)} different sizes, and are no images of one batch"
+            )
+        raise UncutError("the pieces of the batch differ in what belongs to all of their images")
 
     def _changed(self, value: Any, change: Callable[[Any, Path], Any], path: Path = ()) -> Any:
         if path in self.places:
@@ -122,6 +129,11 @@ def _rows(value: Any, index: Tensor) -> Any:
     return type(value)(value[number] for number in index.tolist())
 
 
+def _size(value: Any) -> Any:
+    """Of one image, where all have the same."""
+    return value.shape[1:] if isinstance(value, Tensor) else None
+
+
 def _together(values: list[Any]) -> Any:
     if isinstance(values[0], Tensor):
         return torch.cat(values)
@@ -130,7 +142,10 @@ def _together(values: list[Any]) -> Any:
 
 def _at(value: Any, path: Path) -> Any:
     for name in path:
-        value = (parts_of(value) or {})[name]
+        parts = parts_of(value) or {}
+        if name not in parts:
+            raise UncutError(f"the pieces of the batch differ: not all of them hold {_named(path)}")
+        value = parts[name]
     return value
 
 
@@ -142,8 +157,7 @@ def _shared(step: Inputs, places: tuple[Path, ...]) -> dict[Path, Any]:
 
 def _named(path: Path) -> str:
     """In the words of one who sees the step alone."""
-    inner = ".".join(printable(str(name), 40) for name in path[1:])
-    return f"{inner} in a step" if inner else "a step"
+    return ".".join(printable(str(name), 40) for name in path[1:]) or "a step"
 
 
 def put(inputs: Inputs, path: Path, value: Any) -> Inputs:

@@ -48,6 +48,6 @@ def statistics_of(found: Moments) -> tuple[Float64, Float64]:
 
 def normalise_by(module: Any, mean: Float64, var: Float64) -> None:
     """Let a layer of a shadow, in eval mode, normalise by these."""
-    with torch.no_grad(), unseen():
-        module.running_mean.copy_(torch.from_numpy(mean))
-        module.running_var.copy_(torch.from_numpy(var))
+    with torch.no_grad(), unseen():  # .data: a step of training may have kept them for its gradients
+        module.running_mean.data.copy_(torch.from_numpy(mean))
+        module.running_var.data.copy_(torch.from_numpy(var))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections import UserDict
 from collections.abc import Iterable, Mapping, MutableMapping
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from bninspect import containers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,17 +34,7 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
 
     Dicts and what is like them, lists, tuples, named tuples, dataclasses and namespaces.
     """
-    if isinstance(value, UserDict) or (isinstance(value, Mapping) and not hasattr(type(value), "to")):
-        return dict(value)
-    if hasattr(type(value), "to"):
-        return None
-    if isinstance(value, (list, tuple)):
-        return dict(enumerate(value))
-    if isinstance(value, SimpleNamespace):
-        return dict(vars(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return None
+    return None if hasattr(type(value), "to") and not isinstance(value, UserDict) else containers.parts_of(value)
 
 
 def with_parts(value: Any, parts: dict[Any, Any]) -> Any:
@@ -81,8 +71,12 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """The tensors in a step, in order."""
-    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
+    """The dense tensors in a step, in order."""
+    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor) and _is_dense(leaf)]
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.layout == torch.strided and not (x.is_nested or x.is_quantized)
 
 
 def moved(value: Any, device: torch.device) -> Any:

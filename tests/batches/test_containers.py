@@ -10,7 +10,8 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from bninspect.batches._elements import labels_of, pick
+from bninspect.batches._elements import pick
+from bninspect.containers import labels_of
 from bninspect.errors import SourceError
 
 IMAGE, LABEL, MASK = torch.randn(4, 3, 8, 8), torch.arange(4), torch.zeros(4, 8, 8)
@@ -39,7 +40,7 @@ def test_the_image_is_found_by_name_and_so_are_the_labels(step):
     name, tensor = pick(step, None, "data")
     assert name == "image"
     torch.testing.assert_close(tensor, IMAGE)
-    assert labels_of(step, IMAGE) is LABEL
+    assert labels_of(step, len(IMAGE)) is LABEL
     assert pick(step, "label", "data")[0] == "label"
 
 

@@ -102,7 +102,7 @@ class Pieces:
         if not self.opaque:
             self.sizes += [len(self._inputs(piece)[0]) for piece in self._pieces]
         elif images and self.first:
-            with suppress(UncutError, LookupError):
+            with suppress(UncutError):
                 cut = Cut(self.first, images)
                 self.sizes += [cut.images(self._inputs(piece)) for piece in self._pieces]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bninspect.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import torch
     from torch import Tensor, nn
@@ -23,6 +23,7 @@ def noise(
     draws: int = 20,
     seed: int = 0,
     device: str | torch.device | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     source: Source | None = None,
 ) -> NoiseReport:
     """How much the mean and the deviation of a batch vary from batch to batch, in every layer that normalises by them.
@@ -40,6 +41,8 @@ def noise(
         draws: how many batches are drawn.
         seed: of the draws.
         device: where to run; default where the model is.
+        forward: ``forward(model, step)`` runs steps as those of ``batch``, as in :func:`bninspect.stats`. They are made
+            of images drawn from these: each has its entry in the tensors and lists of a step.
         source: where model and batch came from, for the report's header.
 
     Raises:
@@ -53,20 +56,22 @@ def noise(
     from bninspect.inspection.noise.draws import Draws, images_of
     from bninspect.inspection.noise.layers import chosen
     from bninspect.observe.process import resolve_device, undisturbed
+    from bninspect.observe.runner import Runner
     from bninspect.observe.unwrap import unwrap
 
     model = unwrap(model)
     name = source.model if source and source.model else type(model).__name__
     paths, left = chosen(model, name)
     place = resolve_device(device, model)
+    runner = Runner(model, place, name, forward)
     with undisturbed(place, seed):
-        images = images_of(batch, draws * batch_size)
-        if len(images[0]) < max(batch_size, 2):
+        images = images_of(batch, draws * batch_size, runner)
+        if images.count < max(batch_size, 2):
             raise InputError(
-                f"batches of {batch_size} images were asked for, and {len(images[0])} were given: give more images, or "
+                f"batches of {batch_size} images were asked for, and {images.count} were given: give more images, or "
                 "a smaller batch size, from which that of others is computed"
             )
-        run = Draws(model, place, paths, what=name)
+        run = Draws(runner, paths)
         for _ in range(draws):
             run.draw(images, batch_size)
     return figures.report(run, images, batch_size, left, source)

@@ -7,44 +7,70 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+import bninspect
 from bninspect import moments
 from bninspect.errors import InputError
-from bninspect.inspection.stats.pieces import pieces_of, refuse_unfit
-from bninspect.observe.forward import forward
+from bninspect.inspection.stats.pieces import as_given, first_of, pieces_of, refuse_unfit
 from bninspect.observe.layers import batchnorms, describe
 from bninspect.observe.outputs import scores
-from bninspect.observe.shadow import remarks, set_mode, shadow
+from bninspect.observe.regroup import Cut
+from bninspect.observe.shadow import remarks
 from bninspect.observe.statistics import before_each, measured, normalise_by, statistics_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from torch import nn
+    from collections.abc import Collection, Iterator
 
     from bninspect.moments import Moments
+    from bninspect.observe.runner import Runner
     from bninspect.report import Float64
 
 
-def images_of(batch: Any, most: int) -> tuple[Any, ...]:
-    """The first images of a batch as one tensor for each input of the model.
+class Images:
+    """The first images of a batch as the inputs of one forward.
+
+    Args:
+        pieces: inputs of a forward each.
+        cut: how they are cut into images.
+        most: of these; the rest is not read.
+
+    Raises:
+        InputError: the pieces cannot be put together.
+    """
+
+    def __init__(self, pieces: Iterator[tuple[Any, ...]], cut: Cut, most: int) -> None:
+        kept: list[tuple[Any, ...]] = []
+        count = 0
+        while count < most and (piece := next(pieces, None)) is not None:
+            kept.append(piece)
+            count += cut.images(piece)
+        self.cut, self.inputs, self.count = cut, cut.joined(kept), min(count, most)
+
+    def drawn(self, numbers: Tensor) -> tuple[Any, ...]:
+        """The images with these numbers."""
+        return self.cut.rows(self.inputs, numbers)
+
+
+def images_of(batch: Any, most: int, runner: Runner) -> Images:
+    """The first images of a batch.
 
     Raises:
         InputError: it is empty, does not fit, or its pieces are of different sizes.
     """
-    kept: list[tuple[Any, ...]] = []
-    count = 0
+    pieces = _fitting(batch) if runner.by is None else as_given(batch, None)
+    first, pieces = first_of(pieces)
+    count = len(first[0]) if runner.by is None else _counted(first, runner)
+    return Images(pieces, Cut(first, count), most)
+
+
+def _fitting(batch: Any) -> Iterator[tuple[Any, ...]]:
     for piece in pieces_of(_inputs(batch), None):
         refuse_unfit(piece[0])
-        kept.append(tuple(value[: most - count] for value in piece))
-        count += len(kept[-1][0])
-        if count >= most:
-            break
-    if not kept:
-        raise InputError("the batch is empty: it held no piece")
-    shapes = {tuple(tuple(value.shape[1:]) for value in piece) for piece in kept}
-    if len(shapes) > 1:
-        raise InputError(f"the pieces of the batch have {len(shapes)} different sizes, and are no images of one batch")
-    return tuple(torch.cat(values) for values in zip(*kept, strict=True))
+        yield piece
+
+
+def _counted(inputs: tuple[Any, ...], runner: Runner) -> int:
+    """How many images a step has, which only its run can tell."""
+    return bninspect.stats(runner.model, list(inputs), forward=runner.by, device=runner.place).num_images or 0
 
 
 def _inputs(batch: Any) -> Any:
@@ -61,18 +87,21 @@ class Draws:
     of each batch, each once, and the model's scores of them.
     """
 
-    def __init__(self, model: nn.Module, place: torch.device, paths: Collection[str], *, what: str) -> None:
-        self.layers = {path: describe(path, module) for path, module in batchnorms(model).items() if path in paths}
-        self.twin, self.place, self.what = shadow(model, device=place), place, what
+    def __init__(self, runner: Runner, paths: Collection[str]) -> None:
+        layers = batchnorms(runner.model)
+        self.layers = {path: describe(path, module) for path, module in layers.items() if path in paths}
+        self.runner, self.twin = runner, runner.twin()
         self.found: dict[str, list[tuple[Float64, Float64]]] = {}
         self.pooled: dict[str, Moments] = {}
         self.draws = 0
         self.scores: list[tuple[Tensor, Tensor]] = []
         self.dtype: torch.dtype | None = None
-        set_mode(self.twin, "eval")
+        self.first: int | None = None  # images of a batch, as the first layer sees them
         before_each(self.twin, paths, self._use)
 
     def _use(self, path: str, module: Any, x: Tensor) -> None:
+        self.first = len(x) if self.first is None else self.first
+        self.dtype = self.dtype or x.dtype
         seen = measured(x)
         if seen.nonfinite.any():
             raise InputError(f"the input of layer {path} holds {int(seen.nonfinite.sum()):,} NaN or infinite values")
@@ -86,13 +115,14 @@ class Draws:
         if isinstance(module.running_mean, Tensor):
             normalise_by(module, *statistics_of(seen))
 
-    def draw(self, images: tuple[Any, ...], batch_size: int) -> None:
+    def draw(self, images: Images, batch_size: int) -> None:
         """Run a batch of images drawn with replacement."""
         self.draws += 1
-        chosen = torch.randint(len(images[0]), (batch_size,))
-        inputs = tuple(value[chosen.to(value.device)].to(self.place) for value in images)
-        self.dtype = inputs[0].dtype
-        table = scores(forward(self.twin, inputs, what=self.what))
+        self.first = None
+        chosen = torch.randint(images.count, (batch_size,))
+        table = scores(self.runner.run(self.twin, images.drawn(chosen)))
+        if self.runner.by is not None and self.first != batch_size:
+            raise InputError(f"of {batch_size} images put together anew, the first layer sees {self.first}")
         if table is not None and len(table) == batch_size:
             once = dict(zip(chosen.tolist(), range(batch_size), strict=True))
             rows = torch.tensor(list(once.values()))

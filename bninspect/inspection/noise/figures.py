@@ -13,11 +13,10 @@ from bninspect.report import LeftLayer, NoiseChannels, NoiseLayer, NoisePredicti
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from torch import Tensor
 
-    from bninspect.inspection.noise.draws import Draws
+    from bninspect.inspection.noise.draws import Draws, Images
     from bninspect.layers import BatchNormLayer
     from bninspect.report import Float64
 
@@ -26,7 +25,7 @@ SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def report(
-    run: Draws, images: tuple[Any, ...], batch_size: int, left: tuple[LeftLayer, ...], source: Source | None
+    run: Draws, images: Images, batch_size: int, left: tuple[LeftLayer, ...], source: Source | None
 ) -> NoiseReport:
     """Everything that the draws showed."""
     layers = tuple(_layer(run.layers[path], run, batch_size) for path in run.found)
@@ -35,20 +34,21 @@ def report(
         for path, layer in run.layers.items()
         if path not in run.found
     )
-    source = source or Source(model=run.what)
+    source = source or Source(model=run.runner.name)
+    shape = tuple(images.inputs[0].shape) if run.runner.by is None else None
     return NoiseReport(
-        tool=tool_of(run.place, run.dtype, "train"),
-        source=msgspec.structs.replace(source, batch_shape=source.batch_shape or tuple(images[0].shape)),
+        tool=tool_of(run.runner.place, run.dtype, "train"),
+        source=msgspec.structs.replace(source, batch_shape=source.batch_shape or shape),
         batch_size=batch_size,
         draws=run.draws,
         error=(2 / (run.draws - 1)) ** 0.5,
-        num_images=len(images[0]),
+        num_images=images.count,
         layers=layers,
         left=(*left, *unused),
         scaled=tuple(_scaled(layers, size) for size in SIZES) if layers else (),
         predictions=predictions(run.scores),
         notes=(
-            *_notes(run, len(images[0]), run.draws * batch_size, synthetic=source.synthetic),
+            *_notes(run, images.count, run.draws * batch_size, synthetic=source.synthetic),
             *run.remarks(),
         ),
     )

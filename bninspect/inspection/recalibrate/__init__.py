@@ -26,6 +26,7 @@ def recalibrate(
     passes: int = 5,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     source: Source | None = None,
     on_piece: Callable[[int, Callable[[], StatsReport]], None] | None = None,
 ) -> RecalibrateReport:
@@ -47,6 +48,8 @@ def recalibrate(
         passes: the most estimates that ``fixed-point`` makes.
         batch_size: split tensors along N into pieces of this size.
         device: where to run; default where the model is.
+        forward: ``forward(model, step)`` runs each step of ``batch`` just as it comes, as in :func:`bninspect.stats`.
+            What it returns may be ``(scores, labels)``; else labels are those of the step, by name or as its second.
         source: where model and batch came from, for the report's header.
         on_piece: called after each piece with the number of images seen in this pass and a function that gives the
             statistics so far.
@@ -68,7 +71,7 @@ def recalibrate(
     from bninspect.observe.process import resolve_device
     from bninspect.observe.unwrap import unwrap
 
-    data, model = Data(batch, batch_size), unwrap(model)
+    data, model = Data(batch, batch_size, by=forward), unwrap(model)
     name = source.model if source and source.model else type(model).__name__
     layers, left = chosen(model, name)
     trial = Trial(model, resolve_device(device, model), data, source, on_piece)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from bninspect.containers import are_labels, labels_of
 from bninspect.errors import InputError
-from bninspect.inspection.stats.pieces import pieces_of
+from bninspect.inspection.stats.pieces import as_given, pieces_of
+from bninspect.observe.steps import is_one_step, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from bninspect.observe.forward import Forward
 
 
 class Step(NamedTuple):
@@ -21,10 +24,10 @@ class Step(NamedTuple):
     labels: Tensor | None = None
 
     @property
-    def mark(self) -> tuple[tuple[int, ...], float]:
-        """Something by which the same images are known again."""
-        first = self.inputs[0]
-        return tuple(first.shape), float(first.sum())
+    def mark(self) -> Any:
+        """Something by which the same images are known again; ``None`` where no tensor is in sight."""
+        found = tensors(self.inputs)
+        return (*(tuple(x.shape) for x in found), max(found, key=Tensor.numel).sum().item()) if found else None
 
 
 class Data:
@@ -34,13 +37,15 @@ class Data:
         batch: a tensor; or an iterable of pieces: a tensor, a tuple of tensors for a model of several inputs, or a list
             ``[input, labels]``, as a DataLoader makes it.
         batch_size: split the pieces into such of at most as many images.
+        by: the user's own function, which takes them as they are.
 
     Raises:
         InputError: it can be gone through once only.
     """
 
-    def __init__(self, batch: Any, batch_size: int | None) -> None:
-        if not isinstance(batch, Tensor) and iter(batch) is batch:
+    def __init__(self, batch: Any, batch_size: int | None, *, by: Forward | None = None) -> None:
+        self.by = by
+        if not isinstance(batch, Tensor) and not (by and is_one_step(batch)) and iter(batch) is batch:
             raise InputError(
                 f"the batch is a {type(batch).__name__}, which can be gone through once, and recalibrating goes "
                 "through the data several times: give a tensor, a list or a DataLoader"
@@ -48,6 +53,17 @@ class Data:
         self.batch, self.batch_size = batch, batch_size
 
     def __iter__(self) -> Iterator[Step]:
+        return self._split() if self.by is None else map(Step, as_given(self.batch, self.batch_size))
+
+    def answered(self, step: Step, output: Any, images: int) -> tuple[Any, Tensor | None]:
+        """What was predicted for so many images, and their labels; a function of the user's may give both."""
+        if self.by is None:
+            return output, step.labels
+        if isinstance(output, (list, tuple)) and len(output) == 2 and are_labels(output[1], images):
+            return output[0], output[1]
+        return output, labels_of(step.inputs[0], images)
+
+    def _split(self) -> Iterator[Step]:
         for piece in (self.batch,) if isinstance(self.batch, Tensor) else self.batch:
             inputs, labels = _parts(piece)
             start = 0
@@ -64,10 +80,5 @@ def _parts(piece: Any) -> tuple[Any, Tensor | None]:
     if not isinstance(piece, list) or not piece:
         return piece, None
     first, second = piece[0], piece[1] if len(piece) > 1 else None
-    return first, second if _are_labels(second, first) else None
-
-
-def _are_labels(value: Any, images: Any) -> bool:
-    if not isinstance(value, Tensor) or not isinstance(images, Tensor) or value.dim() != 1 or not images.dim():
-        return False
-    return len(value) == len(images) and value.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
+    known = isinstance(first, Tensor) and first.dim() and are_labels(second, len(first))
+    return first, second if known else None

@@ -12,6 +12,7 @@ from bninspect.inspection.recalibrate.upstream import ready
 from bninspect.inspection.stats.run import Run
 from bninspect.observe.layers import batchnorms
 from bninspect.observe.process import undisturbed
+from bninspect.observe.runner import Runner
 from bninspect.observe.shadow import shadow
 from bninspect.observe.statistics import normalise_by
 
@@ -62,12 +63,16 @@ class Trial:
 
     def run(self, paths: Collection[str], upstream: Upstream | None = None) -> Pass:
         """One pass in eval mode; with ``upstream`` these layers normalise by other statistics while it lasts."""
-        run = Run(self.work, "eval", self.place, layer=None, extremes=False, source=self.source)
+        by = self.data.by
+        run = Run(self.work, "eval", self.place, layer=None, extremes=False, source=self.source, by=by)
         watch = upstream(run.twin, paths) if upstream else None
+        run.begin = watch.begin if watch else None
         seen = Seen()
         with undisturbed(self.place):
             for step in self.data:
-                seen.add(step, run.feed(step.inputs))
+                before, output = run.images, run.feed(step.inputs)
+                images = run.images - before
+                seen.add(step.mark, images, *self.data.answered(step, output, images))
                 if watch:
                     watch.settle()
                 if self.on_piece:
@@ -91,8 +96,8 @@ class Trial:
     def ready(self, unsettled: Collection[str]) -> set[str]:
         """Those of these layers whose input depends on no other of them, as the first piece shows."""
         with undisturbed(self.place):
-            inputs = next(iter(self.data)).inputs
-            return ready(self.work, unsettled, tuple(value.to(self.place) for value in inputs), what=self.name)
+            runner = Runner(self.work, self.place, self.name, self.data.by)
+            return ready(runner, unsettled, next(iter(self.data)).inputs)
 
 
 def settled(layers: Iterable[StatsLayer]) -> bool:

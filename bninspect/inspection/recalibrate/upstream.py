@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from bninspect import moments
 from bninspect.errors import InputError
-from bninspect.observe.forward import forward
 from bninspect.observe.guard import unseen
 from bninspect.observe.layers import batchnorms
-from bninspect.observe.shadow import set_mode, shadow
 from bninspect.observe.statistics import before_each, measured, normalise_by, statistics_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from bninspect.moments import Moments
+    from bninspect.observe.runner import Runner
     from bninspect.report import Float64
 
 
@@ -42,10 +41,10 @@ class SoFar:
         self.found: dict[str, Moments] = {}  # in the pieces that are done
         self.now: dict[str, Moments] = {}  # and in the one that runs
         self.kept: dict[int, dict[str, Moments]] = {}  # what was found after so many pieces
-        twin.register_forward_pre_hook(self._begin)
         before_each(twin, paths, self._use)
 
-    def _begin(self, *_: Any) -> None:
+    def begin(self) -> None:
+        """A piece is about to run."""
         self.now = dict(self.found)
 
     def _use(self, path: str, module: nn.Module, x: Tensor) -> None:
@@ -91,14 +90,16 @@ class OfTheBatch:
             )
         normalise_by(module, *statistics_of(found))
 
+    def begin(self) -> None:
+        """A piece is about to run."""
+
     def settle(self) -> None:
         """A piece is done."""
 
 
-def ready(work: nn.Module, unsettled: Collection[str], inputs: tuple[Any, ...], *, what: str) -> set[str]:
+def ready(runner: Runner, unsettled: Collection[str], inputs: tuple[Any, ...]) -> set[str]:
     """Those of the unsettled layers whose input depends on no other of them: the output of each is made NaN."""
-    twin = shadow(work)
-    set_mode(twin, "eval")
+    twin = runner.twin()
     fine: dict[str, bool] = {}
 
     def look(path: str, _: nn.Module, x: Tensor) -> None:
@@ -108,7 +109,7 @@ def ready(work: nn.Module, unsettled: Collection[str], inputs: tuple[Any, ...], 
     for path, module in batchnorms(twin).items():
         if path in unsettled:
             module.register_forward_hook(_spoil)
-    forward(twin, inputs, what=what)
+    runner.run(twin, inputs)
     return {path for path, is_fine in fine.items() if is_fine}
 
 

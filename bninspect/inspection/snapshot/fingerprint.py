@@ -45,9 +45,7 @@ class Fingerprint:
             yield piece
 
     def _add(self, piece: Any) -> None:
-        found = [
-            tensor for tensor in tensors(piece) if not (tensor.is_sparse or tensor.is_nested or tensor.is_quantized)
-        ]
+        found = tensors(piece)
         for index, tensor in enumerate(found):
             self._of(index, tensor).update(_bytes(tensor))
         self._images += len(found[0]) if found and found[0].dim() else 0

@@ -65,6 +65,7 @@ class Run:
         self.seen: list[tuple[str, Found]] = []  # in the forward that runs
         self.again: set[str] = set()
         self.images = self.pieces = 0
+        self.begin: Callable[[], None] | None = None  # called before each forward
         self.counted: int | None = None  # images of a step, as the first layer sees them
         self.shape: tuple[int, ...] | None = None
         self.dtype: torch.dtype | None = None
@@ -134,6 +135,8 @@ class Run:
         """The model's output; the layers in call order, and their moments side by side."""
         self.seen.clear()
         self.counted = None
+        if self.begin is not None:
+            self.begin()
         if not self.pieces and self.by is None:
             self.shape, self.dtype = tuple(inputs[0].shape), inputs[0].dtype
         with self.audit if self.audit.needed else nullcontext():
