@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from bninspect.inspection.recalibrate import recalibrate
     from bninspect.inspection.stats import stats
     from bninspect.inspection.summary import summary
+    from bninspect.inspection.watch import watch
 
-__all__ = ["check", "diff", "merge", "noise", "population", "recalibrate", "stats", "summary"]
+__all__ = ["check", "diff", "merge", "noise", "population", "recalibrate", "stats", "summary", "watch"]
 __version__ = "0.1.0"
 
 

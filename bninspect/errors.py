@@ -1,4 +1,4 @@
-"""The errors that bninspect raises on purpose: what was asked, what was found, what to try."""
+"""The errors that bninspect raises on purpose: what was asked, what was found, what to try; and its warning."""
 
 from __future__ import annotations
 
@@ -17,3 +17,7 @@ class InputError(BNInspectError):
 
 class ForwardError(BNInspectError):
     """The model's own forward raised; the text holds its error and the layer it was in."""
+
+
+class WatchWarning(UserWarning):
+    """Something that went wrong while a model trains, or a record that cannot be written; the training goes on."""

@@ -18,6 +18,9 @@ import torch
 
 from bninspect import cli
 
+sys.path.insert(0, str(Path(__file__).parent))
+from loops import broken_run  # a module beside this one
+
 README = Path(__file__).parents[1] / "README.md"
 RUN = re.compile(r"(<!-- run: (.+?) -->\n)(?:\n```console\n.*?\n```\n)?", re.DOTALL)
 HELP = re.compile(r"(<!-- help -->\n).*\Z", re.DOTALL)
@@ -47,6 +50,7 @@ def main(action: str) -> int:
 def prepare(folder: Path) -> None:
     """The files that the examples name."""
     (folder / "nets.py").write_text(NETS)
+    broken_run(folder / "run.jsonl")
     note = [[[[1.0, 2.0]], [[2.0, 1.0]], [[2.0, 2.0]]], [[[2.0, 2.0]], [[3.0, 1.0]], [[1.0, 2.0]]]]
     torch.save(torch.tensor(note), folder / "note.pt")
     generator = torch.Generator().manual_seed(0)

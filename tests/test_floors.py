@@ -23,6 +23,7 @@ OWN = {  # beside floor 0 and itself
     "render": set(),
     "inspection": ROOMS_1 - {"render", "models", "batches"},
     "pytest_plugin": {"inspection", "render"},
+    "integrations": {"inspection"},
     "cli": ROOMS_1 | {"inspection"},
 }
 OUTSIDE = {
@@ -36,6 +37,7 @@ OUTSIDE = {
     "rules": {"numpy", "msgspec"},
     "render": {"numpy", "msgspec"},
     "inspection": {"torch", "numpy", "msgspec", "safetensors"},
+    "integrations": {"lightning", "transformers"},
     "cli": {"click", "rich", "torch", "msgspec"},
 }
 ALONE = {"rich": ("render/table.py", "cli/"), "triton": ("moments/triton.py",)}
@@ -48,6 +50,8 @@ WITHOUT_TORCH = {  # what `check FILE`, `diff FILE FILE`, `stats FILE` and `summ
     "inspection/stats/figures.py",
     "inspection/stats/arrange.py",
     "inspection/snapshot/file.py",
+    *(f"inspection/watch/{name}.py" for name in ("__init__", "alarms", "figures", "history", "journal", "locks")),
+    *(f"inspection/watch/{name}.py" for name in ("reading", "segments", "sinks")),
     *(f"inspection/diff/{name}.py" for name in ("distance", "entries", "layers", "pairs")),
 }
 HEAVY = {"torch", "torchvision", "safetensors", "timm", "huggingface_hub", "triton"}

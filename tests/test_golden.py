@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from loops import broken_run
 
 LONG = re.compile(r"-?\d+\.\d{5,}(?:e[+-]?\d+)?|-?\d+\.?\d*e[+-]?\d+")
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,6 +32,7 @@ CASES = {
     **{f"diff.{form}": ("diff", "faulty.pt", "moved.pt", "--format", form) for form in TEXT},
     "stats-note.table": ("stats", "--batch", "note.pt"),
     "summary-resnet18.table": ("summary", "resnet18", "--input", "3,418,418"),
+    **{f"watch.{form}": ("watch", "run.jsonl", "--once", "--exit-zero", "--format", form) for form in FORMATS},
     "no-batchnorm.table": ("summary", "nets.py:nothing", "--input", "3,8,8"),
 }
 NETS = """
@@ -94,6 +96,7 @@ def broken():
 @pytest.fixture
 def files(tmp_path, note_batch):
     (tmp_path / "nets.py").write_text(NETS)
+    broken_run(tmp_path / "run.jsonl")
     torch.save(note_batch, tmp_path / "note.pt")
     state = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), broken()).state_dict()
     torch.save(state, tmp_path / "faulty.pt")

@@ -20,6 +20,7 @@ from bninspect.cli.rule import rule
 from bninspect.cli.schema import schema
 from bninspect.cli.stats import stats
 from bninspect.cli.summary import summary
+from bninspect.cli.watch import watch
 from bninspect.errors import BNInspectError
 from bninspect.text import printable
 
@@ -39,6 +40,7 @@ cli.add_command(merge)
 cli.add_command(recalibrate)
 cli.add_command(noise)
 cli.add_command(schema)
+cli.add_command(watch)
 
 
 def main() -> NoReturn:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bninspect.render._view import Entry, View, number, prepared, versions
+from bninspect.render._view import Entry, View, number, plural, prepared, versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bninspect.report import CheckReport, Finding, Place
+    from bninspect.report import Alarm, CheckReport, Finding, Place
 
 _LEVELS = ("error", "warning", "info")
 _SHOWN = 3  # layers, or channels, that are named
@@ -47,19 +47,19 @@ def causes(report: CheckReport) -> list[tuple[Finding, list[Finding]]]:
 
 def verdict(report: CheckReport) -> str:
     """``1 cause, 3 findings: 1 error, 2 warnings in 53 BatchNorm layers``, or by how many rules nothing was found."""
-    where = _plural(report.num_layers, "BatchNorm layer")
-    where += f" and {_plural(report.num_images, 'image')}{prepared(report.source)}" if report.num_images else ""
+    where = plural(report.num_layers, "BatchNorm layer")
+    where += f" and {plural(report.num_images, 'image')}{prepared(report.source)}" if report.num_images else ""
     if not report.num_layers:
         return f"Nothing to check: there is no BatchNorm layer{where.removeprefix('0 BatchNorm layers')}"
     found = [finding.severity for finding in report.findings]
-    counts = ", ".join(_plural(found.count(level), level) for level in _LEVELS if level in found)
+    counts = ", ".join(plural(found.count(level), level) for level in _LEVELS if level in found)
     if set(found) <= {"info"}:
         looked = len(report.rules) - len({one.code for one in report.silent if not one.layers})
         told = f" ({counts})" if found else ""
         return f"Nothing wrong found by {looked} of {len(report.rules)} rules{told} in {where}"
     roots = len(causes(report))
-    first = f"{_plural(roots, 'cause')}, " if roots < len(found) else ""
-    return f"{first}{_plural(len(found), 'finding')}: {counts} in {where}"
+    first = f"{plural(roots, 'cause')}, " if roots < len(found) else ""
+    return f"{first}{plural(len(found), 'finding')}: {counts} in {where}"
 
 
 def passed_over(report: CheckReport) -> list[str]:
@@ -82,7 +82,7 @@ def passed_over(report: CheckReport) -> list[str]:
 
 
 def _rules(codes: set[str]) -> str:
-    return _plural(len(codes), "rule")
+    return plural(len(codes), "rule")
 
 
 def silences(report: CheckReport) -> list[str]:
@@ -96,10 +96,6 @@ def silences(report: CheckReport) -> list[str]:
         + f", because {reason}"
         for (reason, layers), codes in reasons.items()
     ]
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _entry(finding: Finding, followers: list[Finding], *, explain: bool) -> Entry:
@@ -119,12 +115,12 @@ def follow(followers: list[Finding]) -> str:
     for code, found in codes.items():
         layers = sum(len(finding.layers) for finding in found)
         level = min((finding.severity for finding in found), key=_LEVELS.index)
-        names.append(f"{code} ({level})" + (f" in {_plural(layers, 'layer')}" if layers else ""))
+        names.append(f"{code} ({level})" + (f" in {plural(layers, 'layer')}" if layers else ""))
     text = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
     return f"{text} {'follow' if len(names) > 1 else 'follows'} from it"
 
 
-def where(finding: Finding) -> list[str]:
+def where(finding: Finding | Alarm) -> list[str]:
     """Layers with their numbers, those of the same numbers on one line; the first ones, and how many more."""
     if not finding.layers:
         return [_with("the model", finding.told, finding.evidence)]
@@ -134,7 +130,7 @@ def where(finding: Finding) -> list[str]:
     shown = list(groups.values())
     lines = [_with(_names(places), places[0].told, places[0].evidence) for places in shown[:_SHOWN]]
     rest = sum(map(len, shown[_SHOWN:]))
-    return [*lines, f"and {_plural(rest, 'more layer')} (csv and json list all)"] if rest else lines
+    return [*lines, f"and {plural(rest, 'more layer')} (csv and json list all)"] if rest else lines
 
 
 def told(finding: Finding) -> list[str]:

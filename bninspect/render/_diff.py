@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from bninspect.render._view import Column, Table, View, number, shape, versions
+from bninspect.render._view import Column, Table, View, number, plural, shape, versions
 
 if TYPE_CHECKING:
     from bninspect.report import Difference, DiffReport, Source
@@ -45,7 +45,7 @@ def _name(source: Source) -> str:
 def _how(report: DiffReport) -> str:
     limits = report.tolerance
     return (
-        f"{_plural(report.num_layers, 'layer')} in both; tolerance {limits.mean:g} standard deviations for means, "
+        f"{plural(report.num_layers, 'layer')} in both; tolerance {limits.mean:g} standard deviations for means, "
         f"{limits.var:g} relative for variances"
     )
 
@@ -53,10 +53,10 @@ def _how(report: DiffReport) -> str:
 def verdict(report: DiffReport) -> str:
     """How many differences there are, in how many places."""
     if report.equal:
-        return f"No difference in {_plural(report.num_layers, 'layer')}."
+        return f"No difference in {plural(report.num_layers, 'layer')}."
     layers = len({difference.path for difference in report.differences})
     count = len(report.differences)
-    return f"{_plural(count, 'difference')} in {_plural(layers, 'place')}."
+    return f"{plural(count, 'difference')} in {plural(layers, 'place')}."
 
 
 def _how_far(report: DiffReport) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ def _how_far(report: DiffReport) -> tuple[str, ...]:
     more = f" and {len(fields) - _KINDS} more" if len(fields) > _KINDS else ""
     layers = len({found.path for found in moved})
     others = Counter(found.what if found.path else "of the model" for found in report.differences if found not in moved)
-    told = [f"{layers:,} of {_plural(report.num_layers, 'layer')}: {', '.join(fields[:_KINDS])}{more}"] if moved else []
+    told = [f"{layers:,} of {plural(report.num_layers, 'layer')}: {', '.join(fields[:_KINDS])}{more}"] if moved else []
     told += [f"{count:,} {what}" for what, count in others.items()]
     return (f"What differs: {'; '.join(told)}",)
 
@@ -89,10 +89,6 @@ def _size(found: Difference) -> float:
     if found.unit == "ratio":
         return abs(math.log(found.distance)) if found.distance > 0 else math.inf
     return abs(found.distance)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _drift(report: DiffReport) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bninspect.render._view import Column, Table, View, number, prepared, span, versions
+from bninspect.render._view import Column, Table, View, number, plural, prepared, span, versions
 
 if TYPE_CHECKING:
     from bninspect.report import LeftLayer, Predictions, RecalibratedLayer, RecalibrateReport
@@ -39,12 +39,8 @@ def view(report: RecalibrateReport) -> View:
 
 
 def _how(report: RecalibrateReport) -> str:
-    images = f"{report.num_images:,} images{prepared(report.source)} in {_plural(report.num_pieces, 'piece')}"
-    return f"{images}; {report.how}: {_HOW[report.how]}, {_plural(report.passes, 'estimate')}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    images = f"{report.num_images:,} images{prepared(report.source)} in {plural(report.num_pieces, 'piece')}"
+    return f"{images}; {report.how}: {_HOW[report.how]}, {plural(report.passes, 'estimate')}"
 
 
 def _table(report: RecalibrateReport) -> Table:
@@ -99,10 +95,10 @@ def _predictions(found: Predictions | None) -> tuple[str, ...]:
     if found is None:
         return ()
     changed = "came in another order" if found.changed is None else f"{100 * found.changed:.1f} % have changed"
-    lines = [f"Predictions of {_plural(found.num_images, 'image')}: {changed}."]
+    lines = [f"Predictions of {plural(found.num_images, 'image')}: {changed}."]
     if found.accuracy is not None and found.accuracy_before is not None:
         lines.append(
-            f"Accuracy on {_plural(found.num_labelled, 'labelled image')}: {100 * found.accuracy_before:.1f} % before, "
+            f"Accuracy on {plural(found.num_labelled, 'labelled image')}: {100 * found.accuracy_before:.1f} % before, "
             f"{100 * found.accuracy:.1f} % after."
         )
     return tuple(lines)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bninspect.report import Source, Tool
 
 
-EVERY = tuple(f"bninspect.{name}" for name in ("summary", "stats", "check", "diff", "recalibrate", "noise"))
+EVERY = tuple(f"bninspect.{name}" for name in ("summary", "stats", "check", "diff", "recalibrate", "noise", "watch"))
 """The schemas of all reports: each has a view."""
 _LONGEST = 1e6  # a whole number that is larger is rounded like any other
 
@@ -68,6 +68,11 @@ def number(value: float | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{int(value):,}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 layer``, ``2 layers``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def span(low: float | None, high: float | None) -> str:

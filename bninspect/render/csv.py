@@ -51,7 +51,7 @@ def _findings(report: CheckReport) -> Iterator[list[Any]]:
 
 
 def _fields(report: Any) -> tuple[str, ...]:
-    from bninspect.report import Difference, NoiseLayer, RecalibratedLayer, StatsLayer, SummaryLayer
+    from bninspect.report import Difference, NoiseLayer, RecalibratedLayer, StatsLayer, SummaryLayer, WatchLayer
 
     rows: dict[str, type[Struct]] = {
         "bninspect.summary": SummaryLayer,
@@ -59,6 +59,7 @@ def _fields(report: Any) -> tuple[str, ...]:
         "bninspect.diff": Difference,
         "bninspect.recalibrate": RecalibratedLayer,
         "bninspect.noise": NoiseLayer,
+        "bninspect.watch": WatchLayer,
     }
     return rows[report.schema].__struct_fields__
 

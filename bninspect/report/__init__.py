@@ -25,13 +25,26 @@ from bninspect.report.noise import NoiseChannels, NoiseLayer, NoisePredictions, 
 from bninspect.report.recalibrate import How, Predictions, RecalibratedChannels, RecalibratedLayer, RecalibrateReport
 from bninspect.report.stats import Channels, StatsLayer, StatsReport
 from bninspect.report.summary import SummaryLayer, SummaryReport, SummaryTotals, Trainable
+from bninspect.report.watch import (
+    Alarm,
+    WatchColumns,
+    WatchedLayer,
+    WatchEnd,
+    WatchHeader,
+    WatchLayer,
+    WatchLine,
+    WatchProbe,
+    WatchRecord,
+    WatchReport,
+)
 
 __all__ = [
-    "Channels", "CheckReport", "DiffReport", "Difference", "Finding", "Float64", "FunctionalCall", "How",
+    "Alarm", "Channels", "CheckReport", "DiffReport", "Difference", "Finding", "Float64", "FunctionalCall", "How",
     "LayerRef", "LeftLayer", "Mode", "NoiseChannels", "NoiseLayer", "NoisePredictions", "NoiseReport", "Place",
     "Predictions", "RecalibrateReport", "RecalibratedChannels", "RecalibratedLayer", "Report", "ScaledNoise",
     "Severity", "Shape", "Shapes", "Silent", "Source", "StatsLayer", "StatsReport", "Struct", "SummaryLayer",
-    "SummaryReport", "SummaryTotals", "Tolerance", "Tool", "Trainable", "Vector",
+    "SummaryReport", "SummaryTotals", "Tolerance", "Tool", "Trainable", "Vector", "WatchColumns",
+    "WatchEnd", "WatchHeader", "WatchLayer", "WatchLine", "WatchProbe", "WatchRecord", "WatchReport", "WatchedLayer",
 ]  # fmt: skip
 
-Report = SummaryReport | StatsReport | CheckReport | DiffReport | RecalibrateReport | NoiseReport
+Report = SummaryReport | StatsReport | CheckReport | DiffReport | RecalibrateReport | NoiseReport | WatchReport

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from bninspect.report import Severity
     from bninspect.rules.facts import Facts, Hit, Silence
+    from bninspect.rules.step_facts import StepFacts
 
     Body = Callable[..., Iterator[Hit | Silence]]
 
@@ -22,9 +23,9 @@ SECTIONS = ("Why", "Do", "Hit", "Miss")
 class Rule:
     """One rule. ``severity`` is the gravest it can have; ``needs`` are fields of a layer, ``graph`` or ``data``.
 
-    A need that ends in ``?`` is looked at where it is there, and not missed where it is not. ``explains`` are the codes
-    of findings that follow from one of this rule, where they begin in the same layer or behind it. ``remedy`` names the
-    command that "do" ends in.
+    A need that ends in ``?`` is looked at where it is there, and not missed where it is not; a rule that needs
+    ``steps`` is applied while a model trains. ``explains`` are the codes of findings that follow from one of this
+    rule, where they begin in the same layer or behind it. ``remedy`` names the command that "do" ends in.
     """
 
     body: Body
@@ -33,8 +34,13 @@ class Rule:
     explains: tuple[str, ...] = ()
     remedy: Remedy | None = None
 
-    def __call__(self, facts: Facts) -> Iterator[Hit | Silence]:
+    def __call__(self, facts: Facts | StepFacts) -> Iterator[Hit | Silence]:
         return self.body(facts)
+
+    @property
+    def in_training(self) -> bool:
+        """Whether it looks at the steps of a training loop, and not at a model."""
+        return "steps" in self.needs
 
     @property
     def code(self) -> str:

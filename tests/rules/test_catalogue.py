@@ -19,6 +19,7 @@ EXPECTED = (
     + [f"BN2{n:02}" for n in range(1, 12)]
     + [f"BN3{n:02}" for n in range(1, 9)]
     + [f"BN4{n:02}" for n in range(1, 13)]
+    + [f"BN5{n:02}" for n in range(1, 6)]
 )
 RULES = list(catalogue().values())
 
@@ -52,7 +53,15 @@ def test_a_rule_has_tests_that_it_fires_and_that_it_does_not(rule):
 
 
 def test_the_family_is_that_of_the_file():
-    families = {"state": "BN1", "start": "BN1", "mode": "BN2", "graph": "BN3", "data": "BN4", "data_batches": "BN4"}
+    families = {
+        "state": "BN1",
+        "start": "BN1",
+        "mode": "BN2",
+        "graph": "BN3",
+        "data": "BN4",
+        "data_batches": "BN4",
+        "training": "BN5",
+    }
     for name, module in plugins("rules").items():
         codes = [value.code for value in vars(module).values() if isinstance(value, Rule)]
         assert bool(codes) == (name in families)

@@ -93,11 +93,12 @@ def chosen(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Rule]
     Raises:
         InputError: no rule has a code that begins so.
     """
-    rules = catalogue()
+    rules = {code: rule for code, rule in catalogue().items() if not rule.in_training}
     for prefix in (*select, *ignore):
         if not prefix or not any(code.startswith(prefix.upper()) for code in rules):
             families = ", ".join(sorted({code[:3] for code in rules}))
-            raise InputError(f"no rule has a code that begins with {prefix!r}: the families are {families}")
+            hint = "; BN5 is told while a model trains, by bninspect.watch" if prefix.upper().startswith("BN5") else ""
+            raise InputError(f"no rule has a code that begins with {prefix!r}: the families are {families}{hint}")
     wanted, unwanted = (tuple(prefix.upper() for prefix in prefixes) for prefixes in (select, ignore))
     return [
         rule
