@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 if __name__ != "__main__" and importlib.util.find_spec("triton") is None:
@@ -57,9 +58,13 @@ def cases():
     return found
 
 
+def same(moments, others):
+    """Whether all their figures are, to the bit."""
+    return all(np.array_equal(one, other, equal_nan=True) for one, other in zip(moments, others, strict=True))
+
+
 def main():
     """Print, for each case, how far its figures are from the definition, and which channels are in doubt."""
-    import numpy as np
     import torch
 
     from bninspect.moments import exact, queued, triton
@@ -93,14 +98,12 @@ def main():
         torch.randn(0, 3, 4, 4),
     ]
     report["refused"] = [kernels.launch(x) is None for x in refused]
-    table = [kernels.launch(x) for x in inputs.values()]
+    parts = {name: triton.slots_together([slot])[0] for name, slot in slots.items()}
+    whole = triton.slots_together(list(slots.values()))[0]
+    report["side by side"] = same(whole, map(np.concatenate, zip(*parts.values(), strict=True)))
+    slots = {name: kernels.launch(inputs[name]) for name in ("one tile and no more", "5-d, channels_last", "one image")}
     kernels.finish()
-    together = triton.slots_together(table)[0]
-    parts = [triton.slots_together([slot])[0] for slot in table]
-    report["side by side"] = all(
-        np.array_equal(whole, np.concatenate(part), equal_nan=True)
-        for whole, part in zip(together, zip(*parts, strict=True), strict=True)
-    )
+    report["again"] = all(same(triton.slots_together([slot])[0], parts[name]) for name, slot in slots.items())
     print(json.dumps(report))
 
 
@@ -134,8 +137,9 @@ def test_what_the_kernel_does_not_take_goes_another_way(report):
     assert report["refused"] == [True] * 5
 
 
-def test_layers_lie_side_by_side(report):
+def test_layers_lie_side_by_side_and_a_second_forward_beside_the_first(report):
     assert report["side by side"]
+    assert report["again"]
 
 
 if __name__ == "__main__":
