@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 
 import torch
@@ -10,6 +11,24 @@ from torch import nn
 from torchvision import models
 
 from bninspect.observe.layers import batchnorms
+
+LIVE = [
+    "resnet18", "resnet34", "resnet50", "resnext50_32x4d", "densenet121", "densenet169", "googlenet",
+    "inception_v3", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
+    "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_5", "mnasnet0_75",
+    "mnasnet1_0", "mnasnet1_3", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "efficientnet_v2_s", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf", "regnet_y_400mf",
+    "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf", "quantized_resnet18", "quantized_mobilenet_v2",
+    "quantized_mobilenet_v3_large", "quantized_shufflenet_v2_x0_5", "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large", "r3d_18",
+]  # fmt: skip
+if os.environ.get("BNINSPECT_ALL_MODELS"):  # a minute more
+    LIVE += [
+        "resnet101", "resnet152", "wide_resnet50_2", "densenet161", "densenet201", "vgg13_bn", "vgg16_bn",
+        "efficientnet_b4", "efficientnet_v2_m",
+        "regnet_x_8gf", "regnet_y_8gf", "fcn_resnet50", "deeplabv3_resnet50", "fasterrcnn_resnet50_fpn_v2",
+        "mc3_18", "r2plus1d_18",
+    ]  # fmt: skip
 
 
 def build(name: str) -> nn.Module:
@@ -67,3 +86,12 @@ def calibrate(model: nn.Module, *inputs: torch.Tensor) -> nn.Module:
     for handle in handles:
         handle.remove()
     return model
+
+
+def grave(report):
+    """What is no mere information; and any loss by folding, which is."""
+    return [
+        (finding.code, finding.message)
+        for finding in report.findings
+        if finding.severity != "info" or finding.message.startswith("folding")
+    ]
