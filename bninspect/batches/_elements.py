@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bninspect.containers import has_names, is_tensor, parts_of
 from bninspect.errors import SourceError
 from bninspect.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _INPUT_NAMES = ("image", "images", "pixel_values", "x", "input", "inputs")
 _DEPTH = 20
@@ -35,6 +38,25 @@ def inputs(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:
     if key is None or "," not in key:
         return pick(content, key, shown)
     return key, tuple(pick(content, name.strip(), shown)[1] for name in key.split(","))
+
+
+def by_name(key: str, shown: str) -> Callable[[Any, Any], Any]:
+    """What runs a model on the elements that ``x=pixel_values,mask`` names, as its argument x and its first.
+
+    Raises:
+        SourceError: an argument is none, or is named twice; when it runs, as :func:`pick`.
+    """
+    pairs = [part.strip().rpartition("=") for part in key.split(",")]
+    names = [name.strip() for name, equals, _ in pairs if equals]
+    if not all(name.isidentifier() for name in names) or len(set(names)) < len(names):
+        raise SourceError(f"--batch-key {printable(key)} is not of the form argument=key, each argument once")
+
+    def run(model: Any, step: Any) -> Any:
+        given = [(name.strip(), pick(step, element.strip(), shown)[1]) for name, _, element in pairs]
+        return model(*(value for name, value in given if not name), **{name: value for name, value in given if name})
+
+    run.__name__ = f"--batch-key {key}"
+    return run
 
 
 def choose(content: Any, key: str | None, shown: str) -> tuple[str | None, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bninspect._imports import load_object, looks_like_object
 from bninspect.batches import Batch, BatchOptions
 from bninspect.batches._elements import inputs, pick
-from bninspect.containers import labels_of
+from bninspect.containers import has_names, labels_of
 from bninspect.errors import SourceError
 from bninspect.text import printable
 
@@ -42,9 +41,10 @@ def load(value: str, options: BatchOptions) -> Batch:
     if _makes(found):
         again = partial(_called, found, shown)
         found = again()
-    if options.as_given and isinstance(found, (Tensor, Mapping, tuple)):
-        return Batch(name=value, kind="python", data=[found])
-    if isinstance(found, (Tensor, Mapping, tuple)):
+    single = isinstance(found, (Tensor, tuple)) or has_names(found)
+    if options.as_given and single:
+        return Batch(name=value, kind="python", data=[found], element=options.key)
+    if single:
         element, data = inputs(found, options.key, shown)
         if isinstance(data, tuple):
             return Batch(name=value, kind="python", data=[data], element=element, num_images=len(data[0]))
@@ -66,7 +66,7 @@ def _whole(value: str, found: Any, options: BatchOptions, share: tuple[int, int]
         own_share = _takes_share(found)
         names = dict(zip(("rank", "world_size"), share, strict=True)) if own_share else {}
         found = _called(partial(found, **names), shown)
-    if isinstance(found, (Tensor, Mapping, tuple)):
+    if isinstance(found, (Tensor, tuple)) or has_names(found):
         element, found = pick(found, options.key, shown)
         return Batch(name=value, kind="python", data=found, element=element)
 
@@ -115,7 +115,7 @@ class _Stream:
         first = next(steps, None)
         if first is None:
             raise SourceError(f"the batch {shown} is empty: it gave no piece")
-        self.element = None if options.as_given else inputs(first, options.key, shown)[0]
+        self.element = options.key if options.as_given else inputs(first, options.key, shown)[0]
         self._begun: Iterator[Any] | None = chain([first], steps)
 
     def __iter__(self) -> Iterator[Any]:

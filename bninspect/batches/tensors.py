@@ -42,7 +42,7 @@ def load(value: str, options: BatchOptions) -> Batch:
     with reading(value) as open_file:
         kind, content = _content(open_file(value))
         if options.as_given:
-            return Batch(name=value, kind=kind, data=[_all(content, printable(value))])
+            return Batch(name=value, kind=kind, data=[_all(content, printable(value))], element=options.key)
         content = _understood(content, printable(value))
         if options.key is not None and "," in options.key:
             names = [name.strip() for name in options.key.split(",")]

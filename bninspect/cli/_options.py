@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from bninspect import _plugins
+from bninspect.cli import _forward
+from bninspect.cli._forward import forward_option, key_option
 from bninspect.errors import InputError
 from bninspect.text import printable
 
@@ -151,17 +153,12 @@ def batch_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default the model's."
         ),
-        click.option("--batch-key", "key", metavar="NAME", help="Which element of the file is the input."),
+        key_option,
+        forward_option,
     ):
         command = option(command)
     return command
 
-
-forward_option = click.option(
-    "--forward",
-    metavar="FILE.py:FUNCTION",
-    help="function(model, step) runs each step just as the loader gives it: dicts, lists of images, several inputs.",
-)
 
 tolerance_option = click.option(
     "--tolerance",
@@ -309,31 +306,10 @@ def find_batch(text: str, settings: dict[str, Any], model: Any) -> Batch:
         own=own,
         labels=settings.get("labels", False),
         share=settings.get("share"),
-        as_given=settings.get("forward") is not None,
+        as_given=_forward.is_asked(settings),
     )
     found: Batch = source.load(value, wanted)
     return found
-
-
-def find_forward(settings: Mapping[str, Any], batch: str | None) -> Callable[[Any, Any], Any] | None:
-    """The function that ``--forward`` names, for the steps of SOURCE."""
-    text = settings["forward"]
-    if text is None:
-        return None
-    if batch is None:
-        raise click.UsageError("--forward runs the steps of a batch: add --batch SOURCE")
-    from bninspect._imports import load_object, looks_like_object
-
-    if not looks_like_object(text):
-        raise InputError(
-            f"--forward {printable(text)!r} is not of the form package.module:function or steps.py:function"
-        )
-    found: Any = load_object(text)
-    if not callable(found):
-        raise InputError(
-            f"--forward {printable(text)} is a {type(found).__name__}: a function(model, step) was expected"
-        )
-    return found  # type: ignore[no-any-return]
 
 
 def source_of(model: Model | None, batch: Batch | None = None) -> Source:

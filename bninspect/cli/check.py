@@ -9,6 +9,7 @@ import click
 from bninspect import _plugins
 from bninspect.cli import _config as config
 from bninspect.cli import _options as options
+from bninspect.cli._forward import asked, find_forward, forward_option, is_asked, key_option
 from bninspect.cli._output import conclude, emit
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ Settings may stand in pyproject.toml:
 @click.command(epilog=EPILOG)
 @click.argument("model")
 @click.option("--batch", metavar="SOURCE", help="Real data, prepared as for evaluation: a file, images, a loader.")
-@click.option("--batch-key", "key", metavar="NAME", help="Which element is the input; several in order: image,mask.")
-@options.forward_option
+@key_option
+@forward_option
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Images in one training step; the batch runs in such pieces."
 )
@@ -96,8 +97,8 @@ def _check(model: str, batch: str | None, settings: dict[str, Any], *, hashed: b
     if options.is_stored(found):
         if batch is not None or settings["shapes"]:
             options.refuse_to_run(found, "--batch" if batch is not None else "--input")
-        if settings["forward"] is not None:
-            options.refuse_to_run(found, "--forward")
+        if is_asked(settings):
+            options.refuse_to_run(found, asked(settings))
         size = settings["batch_size"]
         report = bninspect.check(found.layers, batch_size=size, source=options.source_of(found), **rules)
     else:
@@ -110,7 +111,7 @@ def _live(found: Any, batch: str | None, settings: dict[str, Any], rules: dict[s
 
     import bninspect
 
-    forward = options.find_forward(settings, batch)
+    forward = find_forward(settings, batch)
     data = options.find_batch(batch, settings, found) if batch else None
     mark = options.fingerprint(data.data) if data and hashed else None
     report = bninspect.check(

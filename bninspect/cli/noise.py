@@ -8,6 +8,7 @@ import click
 
 from bninspect import _plugins
 from bninspect.cli import _options as options
+from bninspect.cli._forward import find_forward
 from bninspect.cli._output import emit
 
 EPILOG = """\b
@@ -24,7 +25,6 @@ Examples:
 @click.option("--batch-size", type=click.IntRange(1), required=True, help="Images in a batch of training.")
 @click.option("--draws", type=click.IntRange(2), default=20, show_default=True, help="Batches that are drawn.")
 @options.batch_options
-@options.forward_option
 @options.model_options
 @options.output_options("bninspect.noise")
 def noise(model: str, batch: str, fmt: str, *, output: str | None, color: str, **settings: Any) -> int:
@@ -40,7 +40,7 @@ def noise(model: str, batch: str, fmt: str, *, output: str | None, color: str, *
     found = options.find_model(model, settings)
     if options.is_stored(found):
         options.refuse_to_run(found, "noise")
-    forward = options.find_forward(settings, batch)
+    forward = find_forward(settings, batch)
     size = settings["batch_size"]
     given = options.find_batch(batch, {**settings, "batch_size": size * settings["draws"]}, found)
     report = bninspect.noise(

@@ -10,6 +10,7 @@ import click
 
 from bninspect import _plugins
 from bninspect.cli import _options as options
+from bninspect.cli._forward import find_forward
 from bninspect.cli._output import emit
 from bninspect.errors import InputError
 from bninspect.text import printable
@@ -52,7 +53,6 @@ _STATE_DICTS = (".pt", ".pth", ".safetensors")
 )
 @click.option("--passes", type=click.IntRange(1), default=5, show_default=True, help="The most of fixed-point.")
 @options.batch_options
-@options.forward_option
 @options.model_options
 @options.output_options("bninspect.recalibrate", file=False)
 def recalibrate(model: str, batch: str, fmt: str, *, output: str | None, color: str, **settings: Any) -> int:
@@ -101,7 +101,7 @@ def _recalibrate(found: Any, batch: str, output: str | None, origin: str | None,
     import bninspect
     from bninspect.cli._live import watching
 
-    forward = options.find_forward(settings, batch)
+    forward = find_forward(settings, batch)
     given = options.find_batch(batch, {**settings, "labels": True}, found)
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
     if given.synthetic and output is not None:

@@ -8,6 +8,7 @@ import click
 
 from bninspect import _plugins
 from bninspect.cli import _options as options
+from bninspect.cli._forward import asked, find_forward, forward_option, is_asked, key_option
 from bninspect.cli._output import conclude, emit
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("model", required=False)
 @click.option("--batch", metavar="SOURCE", help="A file (.pt, .npy, .npz, .safetensors), images, loader, or random.")
-@click.option("--batch-key", "key", metavar="NAME", help="Which element is the input; several in order: image,mask.")
-@options.forward_option
+@key_option
+@forward_option
 @click.option("--batch-size", type=click.IntRange(1), help="Split into pieces of this many images; random: how many.")
 @click.option("--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default the model's own.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
@@ -110,13 +111,15 @@ def _share(model: str | None, batch: str | None, settings: dict[str, Any]) -> in
 
     if model is None or batch is None:
         raise click.UsageError("--parts needs both a MODEL and a --batch SOURCE")
-    if settings["forward"] is not None:
-        raise click.UsageError("--forward runs a loader's steps, and --parts cuts a data set into its own")
+    if is_asked(settings):
+        raise click.UsageError(f"{asked(settings)} runs a loader's steps, and --parts cuts a data set into its own")
     measure(model, batch, settings)
     return 0
 
 
 def _measure(model: str | None, batch: str | None, settings: dict[str, Any], *, hashed: bool) -> Any:
+    if is_asked(settings) and model is None:
+        raise click.UsageError(f"{asked(settings)} runs a MODEL, and none was given")
     found = options.find_model(model, settings) if model else None
     if options.is_stored(found):
         return _stored(found, batch, settings)
@@ -129,8 +132,8 @@ def _measure(model: str | None, batch: str | None, settings: dict[str, Any], *, 
 def _stored(found: Any, batch: str | None, settings: dict[str, Any]) -> Any:
     from bninspect.inspection.stats.stored import stored_stats
 
-    if batch is not None:
-        options.refuse_to_run(found, "--batch")
+    if batch is not None or is_asked(settings):
+        options.refuse_to_run(found, "--batch" if batch is not None else asked(settings))
     return stored_stats(found.layers, options.source_of(found), found.notes, layer=settings["layer"])
 
 
@@ -140,6 +143,7 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
     import bninspect
     from bninspect.cli._live import watching
 
+    forward = find_forward(settings, batch)
     given = options.find_batch(batch, settings, found)
     options.say(settings["verbose"], f"{given.kind} batch {given.name}")
     built = options.build(found, settings["seed"])
@@ -152,7 +156,7 @@ def _live(found: Any, batch: str, settings: dict[str, Any], *, hashed: bool) -> 
             batch_size=None if given.synthetic else settings["batch_size"],
             device=settings["device"],
             layer=settings["layer"],
-            forward=options.find_forward(settings, batch),
+            forward=forward,
             values=_wants_values(found, given, settings["values"]),
             source=options.source_of(found, given),
             on_piece=on_piece,

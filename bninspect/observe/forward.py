@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from bninspect.containers import has_names, parts_of
 from bninspect.errors import BNInspectError, ForwardError
 from bninspect.observe import guard
 from bninspect.observe.steps import fresh
@@ -58,8 +59,16 @@ def _hint(error: Exception, inputs: Sequence[Any]) -> str:
     """What would help, where that can be told from the error and the input."""
     if "does not require grad" in str(error):
         return " (nothing asks for gradients here: a step that does runs inside torch.enable_grad())"
+    names = next((list(parts_of(step) or ()) for step in inputs if has_names(step)), [])
+    if names and isinstance(error, (TypeError, AttributeError, KeyError)):
+        return f" (a step holds {', '.join(printable(str(name), 40) for name in names[:12])})"
+    if isinstance(error, TypeError) and "argument" in str(error) and "given" in str(error):
+        return " (an input that is taken by name: --batch-key ARGUMENT=KEY, or forward=lambda model, step: ...)"
     if isinstance(error, TypeError) and "required positional argument" in str(error):
-        return " (a model that takes more than one tensor: --forward, or forward=, runs a step as the loader gave it)"
+        return (
+            " (a model that takes more than one tensor: --batch-key image,mask names them in order; --forward, or "
+            "forward=, runs a step as the loader gave it)"
+        )
     shapes = [value.shape for value in inputs if isinstance(value, Tensor) and value.dim() == 4]
     if "channels" in str(error) and any(shape[3] in _COLOURS and shape[1] not in _COLOURS for shape in shapes):
         return " (channels seem to be last: permute(0, 3, 1, 2))"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bninspect.containers import has_names
 from bninspect.errors import InputError
 from bninspect.observe.forward import brief
 from bninspect.observe.steps import leaves, mapped, parts_of, with_parts
@@ -82,6 +83,31 @@ class Cut:
         if parts is None:
             return value
         return with_parts(value, {name: self._changed(part, change, (*path, name)) for name, part in parts.items()})
+
+
+def length_of(inputs: Inputs) -> int | None:
+    """How many images a step holds, where that can be told without a run: of a tensor, and of what names tensors."""
+    (step,) = inputs
+    found = [step] if isinstance(step, Tensor) else [*(parts_of(step) or {}).values()] if has_names(step) else []
+    lengths = {len(value) for value in found if isinstance(value, Tensor) and value.dim()}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def split(inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """The images of a step by so many.
+
+    Raises:
+        InputError: it cannot.
+    """
+    images = length_of(inputs)
+    if images is None:
+        raise InputError(
+            "batch_size splits tensors, alone or named in a step and of one length; forward runs other steps as they "
+            "come: let the loader make smaller ones"
+        )
+    cut = Cut(inputs, images)
+    for start in range(0, images, size):
+        yield inputs if images <= size else cut.rows(inputs, torch.arange(start, min(start + size, images)))
 
 
 def _places(value: Any, images: int, path: Path) -> Iterator[Path]:

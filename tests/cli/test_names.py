@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from torch import nn
+
+import bninspect
+from bninspect.errors import InputError
 
 
 @pytest.mark.parametrize("name", ["resnet18", "ResNet18"])
@@ -88,3 +94,77 @@ def test_several_inputs_are_named_in_order(run, tmp_path, source, command):
     code, _, err = run(command, "net.py:model", "--batch", source)
     assert code == 2
     assert "--forward" in err
+
+
+NAMED = (
+    TWO.replace("def forward(self, image, scale)", "def forward(self, *, image, scale)")
+    + """
+pairs = DataLoader([(value["image"], value["scale"]) for value in loader.dataset], batch_size=4)
+labelled = [{**step, "label": torch.zeros(6).long()}]
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "key"),
+    [
+        ("net.py:step", "image=image,scale=scale"),
+        ("net.py:loader", "scale=scale, image = image"),
+        ("net.py:pairs", "image=0,scale=1"),
+        ("step.pt", "image=image,scale=scale"),
+    ],
+)
+@pytest.mark.parametrize("command", ["stats", "check", "recalibrate", "noise"])
+def test_inputs_are_given_by_name(run, tmp_path, source, key, command):
+    (tmp_path / "net.py").write_text(NAMED)
+    names = {}
+    exec(compile(NAMED, "net.py", "exec"), names)
+    torch.save(names["step"], tmp_path / "step.pt")
+    options = {"check": ["--exit-zero"], "noise": ["--batch-size", "2"], "stats": ["--format", "json"]}.get(command, [])
+    code, out, err = run(command, "net.py:model", "--batch", source, "--batch-key", key, *options)
+    assert (code, err) == (0, "")
+    if command == "stats":
+        report = json.loads(out)
+        assert (report["num_images"], report["layers"][0]["mean_max"]) == (6, 5.0)  # of 0, 2 ... 10
+        assert report["source"]["batch_element"] == key
+
+
+def test_what_is_wrong_with_names_is_said(run, tmp_path):
+    (tmp_path / "net.py").write_text(NAMED)
+    model = ("net.py:model", "--batch", "net.py:loader")
+    for words, said in (
+        ((), "an input that is taken by name: --batch-key ARGUMENT=KEY"),
+        (("--batch-key", "image=mask,scale=scale"), "holds no tensor 'mask': it holds scale, image"),
+        (("--batch-key", "x=image"), "an unexpected keyword argument 'x' (a step holds scale, image)"),
+        (("--batch-key", "image=image"), "argument: 'scale' (a step holds scale, image)"),
+        (("--batch-key", "a b=image"), "is not of the form argument=key"),
+        (("--batch-key", "image=image,image=scale"), "each argument once"),
+        (("--batch-key", "image=image", "--forward", "net.py:Two"), "leave --batch-key out"),
+        (("--batch-key", "image=image", "--parts", "run"), "--batch-key ARGUMENT=KEY runs a loader's steps"),
+        (("--batch-key", "image=image,scale=scale", "--batch-size", "2"), ""),
+    ):
+        code, _, err = run("stats", *model, *words)
+        assert (code, said in err) == (2 if said else 0, True), err
+    code, _, err = run("stats", "--batch", "net.py:loader", "--batch-key", "x=image")
+    assert (code, "--batch-key ARGUMENT=KEY runs a MODEL, and none was given" in err) == (2, True)
+    code, _, err = run("check", "net.py:model", "--batch-key", "x=image")
+    assert (code, "add --batch SOURCE" in err) == (2, True)
+
+
+def test_labels_are_found_beside_inputs_by_name(run, tmp_path):
+    (tmp_path / "net.py").write_text(NAMED)
+    key = ("--batch", "net.py:labelled", "--batch-key", "image=image,scale=scale", "--format", "json")
+    code, out, _ = run("recalibrate", "net.py:model", *key)
+    assert (code, json.loads(out)["predictions"]["num_labelled"]) == (0, 0)  # of a dense prediction
+    source = NAMED.replace("return self.bn(image * scale)", "return self.bn(image * scale).mean((2, 3))")
+    (tmp_path / "nets.py").write_text(source)
+    code, out, _ = run("recalibrate", "nets.py:model", *(word.replace("net.py", "nets.py") for word in key))
+    assert (code, json.loads(out)["predictions"]["num_labelled"]) == (0, 6)
+
+
+def test_a_dict_in_the_api_is_told_how_to_be_used():
+    images = torch.randn(4, 3, 8, 8)
+    for use in (bninspect.stats, bninspect.check, bninspect.recalibrate):
+        words = r"held dict of image, label: forward=lambda model, step: model\(step\['image'\]\)"
+        with pytest.raises(InputError, match=words):
+            use(nn.Sequential(nn.BatchNorm2d(3)), [{"image": images, "label": torch.arange(4)}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import bninspect
-from bninspect.errors import BNInspectError
+from bninspect.errors import BNInspectError, ForwardError
 from bninspect.inspection.check import between_batches as _groups
 from bninspect.inspection.check import candidates as _changes
 from bninspect.inspection.check import fold as _fold
@@ -22,9 +23,10 @@ from bninspect.observe import graph, meta
 from bninspect.observe.baked import Baked, baked
 from bninspect.observe.layers import batchnorms, describe, scripted, unjudged
 from bninspect.observe.process import home, resolve_device, tool_of, undisturbed
+from bninspect.observe.regroup import UncutError, length_of, split
 from bninspect.observe.runner import Runner
 from bninspect.observe.shadow import has_one_mode, remarks, set_mode, shadow
-from bninspect.observe.steps import leaves
+from bninspect.observe.steps import leaves, moved
 from bninspect.observe.unwrap import unwrap
 from bninspect.rules.data_facts import Data
 from bninspect.rules.facts import Facts, LayerFacts, is_untrained, median, share
@@ -135,16 +137,25 @@ class _Gathering:
         return found
 
     def _watched(self, sizes: Sequence[Shape]) -> tuple[Graph, tuple[FunctionalCall, ...]]:
-        if self.request.by is not None and self.first is not None:  # may do what only real values allow
-            twin = self.runner.twin()
-            self.notes += [*scripted(twin), *remarks(twin)]
-            return graph.watch(twin, self.first, what=self.name, by=self.request.by)
+        if self.request.by is not None and self.first is not None:
+            return self._seen_in_a_step(self.first)
         try:
             return self._seen_on(torch.device("meta"), sizes)
         except Exception as error:
             if not meta.needs_values(error):
                 raise
         return self._seen_on(home(self.model), sizes)
+
+    def _seen_in_a_step(self, step: tuple[Any, ...]) -> tuple[Graph, tuple[FunctionalCall, ...]]:
+        """With real values, which a function of the user's may need; of two images, if it takes so few."""
+        images = length_of(step)
+        if images is not None and images > 2:
+            with contextlib.suppress(ForwardError, UncutError):
+                return self._seen_in_a_step(next(split(step, 2)))
+        twin = self.runner.twin()
+        self.notes += [*scripted(twin), *remarks(twin)]
+        inputs = tuple(moved(value, self.place) for value in step)
+        return graph.watch(twin, inputs, what=self.name, by=self.request.by)
 
     def _seen_on(self, device: torch.device, sizes: Sequence[Shape]) -> tuple[Graph, tuple[FunctionalCall, ...]]:
         twin = shadow(self.model, device=device)
@@ -184,7 +195,7 @@ class _Gathering:
             twin,
             self.pieces.read(),
             device=self.place,
-            batch_size=None if self.user_made or self.request.by else self.request.batch_size,
+            batch_size=self.request.batch_size if self.pieces.are_split() else None,
             forward=watch.run,
             source=self.request.source,
             on_piece=on_piece,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bninspect.errors import InputError
-from bninspect.observe.regroup import Cut, UncutError
+from bninspect.inspection.stats.pieces import held
+from bninspect.observe.regroup import Cut, UncutError, length_of
 from bninspect.observe.steps import is_one_step
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Pieces:
         self.opaque = opaque
         self.sizes: list[int] = []
         self._counts: list[int] = []
+        self._ran = 0
         self._kept: list[tuple[Any, ...]] = []
         self._pieces: Any = batch
         if batch is None:
@@ -73,11 +75,14 @@ class Pieces:
     def _remembering(self, pieces: Iterable[Any]) -> Iterator[Any]:
         for piece in pieces:
             inputs = self._inputs(piece)
-            if self.opaque and sum(self._counts) < SAMPLE:
-                self._kept.append(inputs)
-            elif not self.opaque:
+            if not self.opaque:
                 self._keep(inputs)
+                yield piece
+                continue
+            if sum(self._counts) < SAMPLE:
+                self._kept.append(inputs)
             yield piece
+            self._counted(self._ran - sum(self._counts))
 
     def _keep(self, inputs: tuple[Any, ...]) -> None:
         count = len(inputs[0])
@@ -92,8 +97,7 @@ class Pieces:
 
     def ran(self, images: int) -> None:
         """So many images were run so far: only that tells how many there are in a step of the user's own."""
-        if self.opaque:
-            self._counted(images - sum(self._counts))
+        self._ran = images
 
     def count(self, images: int | None) -> None:
         """Read what was not read, for the sizes alone; ``images`` are those of the first piece, if that was run."""
@@ -103,8 +107,13 @@ class Pieces:
             self.sizes += [len(self._inputs(piece)[0]) for piece in self._pieces]
         elif images and self.first:
             with suppress(UncutError):
-                cut = Cut(self.first, images)
+                cut = Cut(self.first, length_of(self.first) or images)
                 self.sizes += [cut.images(self._inputs(piece)) for piece in self._pieces]
+
+    def are_split(self) -> bool:
+        """Whether pieces of less memory may be made of them: not of batches as the user makes them."""
+        whole = self.first is None or (self.opaque and length_of(self.first) is None)
+        return not (self.user_made or whole)
 
     @property
     def usual(self) -> int | None:
@@ -132,6 +141,7 @@ class Pieces:
             return (piece,)
         inputs = piece if isinstance(piece, tuple) else (piece,)
         if not inputs or not all(isinstance(value, Tensor) and value.dim() for value in inputs):
-            found = ", ".join(type(value).__name__ for value in inputs) or "an empty tuple"
-            raise InputError(f"a batch is a tensor, a tuple of tensors or an iterable of these, and held {found}")
+            raise InputError(
+                f"a batch is a tensor, a tuple of tensors or an iterable of these, and held {held(inputs)}"
+            )
         return inputs

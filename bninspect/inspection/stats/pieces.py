@@ -9,8 +9,11 @@ import msgspec
 import numpy as np
 from torch import Tensor, nn
 
+from bninspect.containers import has_names, parts_of
 from bninspect.errors import InputError
+from bninspect.observe.regroup import split
 from bninspect.observe.steps import steps_of
+from bninspect.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,21 +29,36 @@ def pieces_of(batch: Any, batch_size: int | None) -> Iterator[tuple[Any, ...]]:
     for piece in given:
         inputs = piece if isinstance(piece, tuple) else (piece,)
         if not all(isinstance(value, Tensor) for value in inputs) or not inputs:
-            found = ", ".join(type(value).__name__ for value in inputs) or "an empty tuple"
-            raise InputError(f"a batch is a tensor or an iterable of tensors (or of tuples of them), and held {found}")
+            raise InputError(
+                f"a batch is a tensor or an iterable of tensors (or of tuples of them), and held {held(inputs)}"
+            )
         if batch_size is None or not inputs[0].dim():
             yield inputs
         else:
             yield from zip(*(value.split(batch_size) for value in inputs), strict=True)
 
 
+def held(inputs: tuple[Any, ...]) -> str:
+    """What is no input, and what to do with it where it has names."""
+    names = next((list(parts_of(value) or ()) for value in inputs if has_names(value)), [])
+    found = ", ".join(type(value).__name__ for value in inputs) or "an empty tuple"
+    if not names:
+        return found
+    shown = ", ".join(printable(str(name), 40) for name in names[:12])
+    return f"{found} of {shown}: forward=lambda model, step: model(step[{names[0]!r}]) says what the model takes of it"
+
+
 def as_given(batch: Any, batch_size: int | None) -> Iterator[tuple[Any, ...]]:
-    """Each step as it comes, as the one input of the user's own forward."""
-    if batch_size is not None:
-        raise InputError(
-            "batch_size splits tensors, and forward runs steps as they come: let the loader make smaller ones"
-        )
-    return ((step,) for step in steps_of(batch))
+    """Each step as it comes, as the one input of the user's own forward; of at most ``batch_size`` images.
+
+    Raises:
+        InputError: while it is read, a step is to be split, and is no tensor and names none.
+    """
+    for step in steps_of(batch):
+        if batch_size is None:
+            yield (step,)
+        else:
+            yield from split((step,), batch_size)
 
 
 def first_of(pieces: Iterator[tuple[Any, ...]]) -> tuple[tuple[Any, ...], Iterator[tuple[Any, ...]]]:

@@ -136,6 +136,16 @@ def test_a_step_may_be_taken_apart_and_written_into():
     assert (first, sorted(steps[0]), steps[0]["image"].unique().tolist()) == (4, ["image", "scale"], [1.0])
 
 
+@pytest.mark.parametrize("kind", ["dict", "UserDict", "dataclass", "namespace"])
+def test_named_tensors_are_split(kind):
+    make, forward = STEPS[kind]
+    model, x = Two(), torch.randn(10, 3, 8, 8)
+    report = bninspect.stats(model, make(x), forward=forward, batch_size=4)
+    assert (report.num_images, report.num_pieces) == (10, 3)
+    expected = bninspect.stats(model, [make(part) for part in x.split(4)], forward=forward)
+    assert report.layers[0].channels.mean.tolist() == expected.layers[0].channels.mean.tolist()
+
+
 def test_what_cannot_run_is_said():
     x = torch.randn(4, 3, 8, 8)
 
@@ -149,7 +159,7 @@ def test_what_cannot_run_is_said():
     with pytest.raises(InputError, match="forward runs a model, and none was given"):
         bninspect.stats(None, x, forward=backward)
     with pytest.raises(InputError, match="batch_size splits tensors"):
-        bninspect.stats(Two(), x, forward=backward, batch_size=2)
+        bninspect.stats(Two(), [list(x)], forward=backward, batch_size=2)
 
 
 CODE = """
