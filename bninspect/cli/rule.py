@@ -20,7 +20,7 @@ _UNBOUNDED = 10_000
 @click.command()
 @click.argument("code", required=False)
 def rule(code: str | None) -> None:
-    """List the rules of `check`, or explain the one that CODE names.
+    """List the rules of `check` and of `bninspect.watch`, or explain the one that CODE names.
 
     CODE is BN203, a name such as frozen-affine-live-statistics, or a beginning such as BN2, which lists a family.
     """

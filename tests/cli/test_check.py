@@ -283,7 +283,7 @@ def test_rule_lists_the_catalogue(run):
     code, out, _ = run("rule")
     assert code == 0
     lines = out.splitlines()
-    assert len(lines) == 47
+    assert len(lines) == 52
     assert lines[0].split()[:3] == ["BN101", "error", "non-finite-state"]
     assert len(run("rule", "BN2")[1].splitlines()) == 11
 
