@@ -108,6 +108,17 @@ def test_a_line_that_does_not_fit_the_header_is_refused(run, recorded):
     assert "a record has not as many layers as the header" in err
 
 
+def test_other_commands_say_who_reads_a_record(run, recorded, tmp_path):
+    for arguments in (("check", recorded), ("diff", recorded, recorded)):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert "it is the record of a training run: `bninspect watch` shows it" in err
+    run("watch", recorded, "--once", "--format", "json", "-o", "run.json")
+    code, out, err = run("diff", "run.json", "run.json")
+    assert (code, out) == (2, "")
+    assert "a run that was watched is of no one model: compare files that were saved in it" in err
+
+
 def test_a_newer_record_is_refused(run, recorded):
     recorded.write_text(recorded.read_text().replace('"schema_version":1', '"schema_version":2', 1))
     code, _, err = run("watch", recorded, "--once")

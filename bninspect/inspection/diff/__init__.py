@@ -109,6 +109,8 @@ def of_module(model: Any, source: Source | None = None) -> StatsReport:
 
 def _report(given: Any) -> Any:
     if hasattr(given, "schema_version"):
+        if not hasattr(given, "source"):
+            raise InputError("a run that was watched is of no one model: compare files that were saved in it")
         return given
     if hasattr(given, "named_modules"):
         return of_module(given)

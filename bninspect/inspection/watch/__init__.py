@@ -34,7 +34,8 @@ def watch(
     """Watch a training loop, within a ``with`` block: the training is unchanged, and no hook is in the forward.
 
     What the batch of a step was follows from the running statistics before and after it. At every step the layers are
-    looked at for what is wrong; each layer is told once for each code, as a line of the record and a warning.
+    looked at for what is wrong; each layer is told once for each code, as a line of the record and, but for what is
+    only information, a :class:`bninspect.errors.WatchWarning`. On a GPU that is one step later, so that nobody waits.
 
     Args:
         model: that trains, with its DistributedDataParallel or ``torch.compile`` around it where there is one.
@@ -50,7 +51,7 @@ def watch(
         ranks: compare the processes of ``torch.distributed`` at each record; each must watch, with the same settings.
         probe: a batch for :func:`bninspect.check`, whose findings are recorded.
         probe_every: steps from one look at it to the next; default ``every``.
-        on_alarm: called with each alarm; what it raises ends the step.
+        on_alarm: called with each :class:`bninspect.report.Alarm`; what it raises ends the loop.
 
     Raises:
         InputError: a setting makes no sense, the file exists, or there is no layer that keeps statistics.

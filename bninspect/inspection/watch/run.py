@@ -111,7 +111,7 @@ class Run:
         values = self._captures.capture(grads=due)
         self._pending.append(_Seen(self._number, time.time(), modes_of(self._modules), values, given))
         self._look(leave=0 if values.at_hand else 1)
-        if self._settings.probe is not None and self._number % self._settings.probe_every == 0:
+        if self._settings.probe is not None and not rank() and self._number % self._settings.probe_every == 0:
             self._probe()
 
     def _end(

@@ -35,8 +35,11 @@ def shards_of(file: Opened, *, everything: bool = False) -> dict[str, str]:
     """
     if file.size > limits.JSON_BYTES:
         raise Refused("its JSON is larger than any honest index")
+    data = file.read(0, file.size)
+    if data.startswith(b'{"event":"header"'):
+        raise Refused("it is the record of a training run: `bninspect watch` shows it")
     try:
-        index = msgspec.json.decode(file.read(0, file.size), type=_Index)
+        index = msgspec.json.decode(data, type=_Index)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refused("it is JSON, but no index of a sharded model") from error
     names = set(index.weight_map.values())
