@@ -175,10 +175,10 @@ def test_check_that_fails_at_any_batchnorm_of_its_forwards_leaves_everything(err
     before = fingerprint(model)
     bninspect.check(model, x, batch_size=8)
     total = len(calls)
-    assert total > 60  # three forwards of twenty layers
+    assert total > 200  # more than sixteen forwards of twelve layers, each of which fails once at the least
     assert fingerprint(model) == before
     kept = 0
-    for limit in [*range(1, total, 13), total]:
+    for limit in [*range(1, total, 11), total]:
         calls.clear()
         expected = KeyboardInterrupt if error is KeyboardInterrupt else ForwardError
         try:
@@ -195,9 +195,9 @@ def test_check_that_fails_at_any_batchnorm_of_its_forwards_leaves_everything(err
 
 def trained_resnet():
     """A network that needs every pass, in training, with gradients and some of its layers in eval mode."""
-    from torchvision.models import resnet18
+    from torchvision.models.resnet import BasicBlock, ResNet
 
-    model = train_a_little(resnet18(weights=None)).train()
+    model = train_a_little(ResNet(BasicBlock, [1, 1, 1, 1])).train()
     model.layer2.eval()
     model(smooth(16, 3, 32, 32)).sum().backward()
     return model
