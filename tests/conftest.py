@@ -1,4 +1,7 @@
-"""Fixtures that many tests share; what is slow to make is made once."""
+"""Fixtures that many tests share; what is slow to make is made once.
+
+The process that only starts the workers reads this file as well, so that torch is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 if os.environ.get("PYTEST_XDIST_WORKER"):  # one thread each: workers beside each other have no cores to spare
     os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
     os.environ.pop("COLUMNS", None)  # set for its own lines of progress; a test says how wide its terminal is
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background starts with Ctrl-C ignored
 
@@ -26,6 +27,8 @@ def pytest_addoption(parser):
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -43,6 +46,8 @@ def _own_imports(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one_thread():
     """Many forwards of tiny nets: a second thread costs more than it does."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -113,6 +118,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def resnet18():
+    import torch
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
@@ -125,4 +131,6 @@ NOTE_BATCH = [[[[1.0, 2.0]], [[2.0, 1.0]], [[2.0, 2.0]]], [[[2.0, 2.0]], [[3.0, 
 @pytest.fixture
 def note_batch():
     """The batch of the study note, shape [2, 3, 1, 2]."""
+    import torch
+
     return torch.tensor(NOTE_BATCH)
