@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bninspect import _plugins
 from bninspect.cli import _options as options
 from bninspect.cli._forward import find_forward
-from bninspect.cli._output import emit
+from bninspect.cli._output import conclude, emit
+
+if TYPE_CHECKING:
+    from bninspect.inspection.snapshot import Snapshot
 
 EPILOG = """\b
 Examples:
@@ -27,12 +30,24 @@ Examples:
 @options.batch_options
 @options.model_options
 @options.output_options("bninspect.noise")
-def noise(model: str, batch: str, fmt: str, *, output: str | None, color: str, **settings: Any) -> int:
+@options.snapshot_options("bninspect.noise")
+def noise(
+    model: str, batch: str, fmt: str, *, output: str | None, color: str, snapshot: Snapshot | None, **settings: Any
+) -> int:
     """How much the statistics of a batch shake each layer of MODEL in training: the noise that regularises.
 
     Batches are drawn at random from the images of SOURCE and run as in training, without dropout; the model is left as
     it was found. The noise of other batch sizes, and the dropout of the same variance, are computed from it.
     """
+    report = _noise(model, batch, settings, hashed=snapshot is not None)
+    renderer = _plugins.formats(report.schema)[fmt]
+    if snapshot is not None:
+        return conclude(report, snapshot, renderer, output=output, color=color, vectors=False)
+    emit(report, renderer, output=output, color=color)
+    return 0
+
+
+def _noise(model: str, batch: str, settings: dict[str, Any], *, hashed: bool) -> Any:
     import msgspec
 
     import bninspect
@@ -43,9 +58,10 @@ def noise(model: str, batch: str, fmt: str, *, output: str | None, color: str, *
     forward = find_forward(settings, batch)
     size = settings["batch_size"]
     given = options.find_batch(batch, {**settings, "batch_size": size * settings["draws"]}, found)
+    mark = options.fingerprint(given.data) if hashed else None
     report = bninspect.noise(
         options.build(found, settings["seed"]),
-        given.data,
+        mark.data if mark else given.data,
         batch_size=size,
         draws=settings["draws"],
         seed=settings["seed"],
@@ -54,6 +70,6 @@ def noise(model: str, batch: str, fmt: str, *, output: str | None, color: str, *
         source=options.source_of(found, given),
     )
     layers = tuple(msgspec.structs.replace(layer, channels=None) for layer in report.layers)
-    report = msgspec.structs.replace(report, layers=layers, notes=(*report.notes, *found.notes))
-    emit(options.with_remarks(report, found), _plugins.formats(report.schema)[fmt], output=output, color=color)
-    return 0
+    source = msgspec.structs.replace(report.source, batch_sha256=mark.digest if mark else None)
+    report = msgspec.structs.replace(report, source=source, layers=layers, notes=(*report.notes, *found.notes))
+    return options.with_remarks(report, found)

@@ -13,7 +13,7 @@ class Tolerance(Struct, frozen=True, kw_only=True):
     Attributes:
         mean: for means, in standard deviations of their channel; for weight and bias, in root mean squares of the
             layer's weight; for shares, as they are.
-        var: for variances, relative to ``var + eps``.
+        var: for variances, relative to ``var + eps``; for the noise of batches, which are variances, to itself.
     """
 
     mean: float

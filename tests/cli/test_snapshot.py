@@ -57,6 +57,20 @@ STATS = ["stats", "nets.py:make", "--batch", "batch.pt", "--snapshot", "bn.json"
 # --- from the command line
 
 
+def test_the_noise_of_batches_has_a_snapshot(project, capsys):
+    words = ["noise", "nets.py:make", "--batch", "batch.pt", "--batch-size", "2", "--snapshot", "noise.json"]
+    assert run(words) == 2
+    assert "write it with: bninspect noise" in capsys.readouterr().err
+    assert run([*words, "--update"]) == 0
+    assert run(words) == 0
+    assert "No difference in 2 layers." in capsys.readouterr().out
+    assert run([*words, "--draws", "30", "--format", "json"]) == 1
+    found = {(one["path"], one["field"]) for one in json.loads(capsys.readouterr().out)["differences"]}
+    assert {("", "draws"), ("1", "shift"), ("1", "scale")} <= found
+    assert run([*words[:3], "other.pt", *words[4:]]) == 2
+    assert "made of another batch" in capsys.readouterr().err
+
+
 def test_the_tensors_of_steps_of_any_kind_tell_batches_apart(project, capsys):
     (project / "steps.py").write_text("def step(model, batch): return model(batch['image'])")
     for name, value in (("a", 0.0), ("b", 1.0)):

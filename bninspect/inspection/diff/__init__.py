@@ -50,7 +50,7 @@ def diff(
     old, new = _report(a), _report(b)
     partial = _partial(old, new)
     pairs = pair(_layers(old), _layers(new))
-    found = [*entries.report_differences(old, new, partial=partial), *_apart(pairs.removed, pairs.added)]
+    found = [*entries.report_differences(old, new, limits, partial=partial), *_apart(pairs.removed, pairs.added)]
     if not in_order(pairs.together, _layers(old)):
         found.append(Difference(what="setting", path="", field="order of the layers", a="as before", b="another"))
     drifted, updated = [], []

@@ -22,6 +22,7 @@ SINGLE = 20.0  # a single value is off by about ten times what the mean of many 
 DERIVED = frozenset(
     {"std", "var_unbiased", "scale", "scale_min", "scale_max", "d", "r", "z", "z_max"}
 )  # of what is compared
+COMPUTED = frozenset({"c_shift", "c_scale", "dropout", "shift_iid"})  # of a layer of noise, from what is compared
 _UNITS: dict[str, Unit] = {
     "mean": "std",
     "running_mean": "std",
@@ -36,6 +37,13 @@ _UNITS: dict[str, Unit] = {
     "bias": "rms",
     "zero_fraction": "share",
 }  # of a vector, and of its range over channels; what is not here is compared exactly
+
+_PLAIN: dict[str, Unit] = {
+    **dict.fromkeys(("shift", "shift_p95", "scale", "scale_p95", "score_noise"), "ratio"),
+    **dict.fromkeys(("r_min", "r_max", "r_min_before", "r_max_before"), "ratio"),
+    **dict.fromkeys(("d_max", "d_max_before"), "std"),
+    **dict.fromkeys(("disagreement", "changed", "accuracy", "accuracy_before"), "share"),
+}  # of reports whose layers have no scale: noise, recalibrate
 
 
 class Apart(NamedTuple):
@@ -96,6 +104,18 @@ def apart(field: str, a: Vector, b: Vector, scale: Scale, tolerance: Tolerance) 
             return _ratio(a, b, 0.0 if name == "r" else scale.eps, limit)
         sizes = {"std": scale.std, "rms": scale.rms, "of var": scale.std**2, "share": 1.0}
         return _shift(a, b, np.fmax(1.0, np.abs(a)) if name == "d" else sizes[unit], unit, limit)
+
+
+def plain(field: str, a: float, b: float, tolerance: Tolerance) -> Apart | None:
+    """The same for a figure that has its unit in itself; ``None``: it is compared exactly."""
+    unit = _PLAIN.get(field)
+    if unit is None:
+        return None
+    old, new = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        if unit == "ratio":
+            return _ratio(old, new, 0.0, tolerance.var)
+        return _shift(old, new, max(1.0, abs(a)) if unit == "std" else 1.0, unit, tolerance.mean)
 
 
 def exact(a: Vector, b: Vector) -> Apart:

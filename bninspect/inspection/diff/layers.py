@@ -33,14 +33,15 @@ def layer_differences(a: Any, b: Any, tolerance: Tolerance, *, partial: bool) ->
     names = [name for name in a.__struct_fields__ if name in b.__struct_fields__ and name not in _ELSEWHERE]
     vectors = _both(a, b)
     scale = distance.scale_of(a) if isinstance(a, StatsLayer) else None
+    derived = distance.COMPUTED if scale is None else distance.DERIVED
     for name in names:
         old, new = getattr(a, name), getattr(b, name)
-        if name in distance.DERIVED or old == new or (partial and (old is None or new is None)):
+        if name in derived or old == new or (partial and (old is None or new is None)):
             continue
         if partial and name == "kind" and "BatchNorm" in (old, new):
             continue  # what a file calls a layer whose class it does not hold
-        if isinstance(old, float) and isinstance(new, float) and scale is not None:
-            figure = distance.apart(name, np.asarray(old), np.asarray(new), scale, tolerance)
+        if isinstance(old, float) and isinstance(new, float):
+            figure = _apart(name, old, new, scale, tolerance)
             if figure is not None:
                 if not vectors and figure.beyond:
                     yield _figure(b.path, name, old, new, figure)
@@ -48,6 +49,14 @@ def layer_differences(a: Any, b: Any, tolerance: Tolerance, *, partial: bool) ->
         yield _exactly(b.path, name, old, new)
     if vectors and scale is not None:
         yield from _vectors(a, b, scale, tolerance)
+
+
+def _apart(
+    name: str, old: float, new: float, scale: distance.Scale | None, tolerance: Tolerance
+) -> distance.Apart | None:
+    if scale is None:
+        return distance.plain(name, old, new, tolerance)
+    return distance.apart(name, np.asarray(old), np.asarray(new), scale, tolerance)
 
 
 def statistics_only(a: Any, b: Any, found: list[Difference]) -> bool:
@@ -66,7 +75,8 @@ def kept_updating(a: Any, b: Any) -> bool:
 
 
 def _both(a: Any, b: Any) -> bool:
-    return getattr(a, "channels", None) is not None and getattr(b, "channels", None) is not None
+    """Whether both are layers of stats with the vectors of their channels."""
+    return all(isinstance(layer, StatsLayer) and layer.channels is not None for layer in (a, b))
 
 
 def _exactly(path: str, name: str, old: Any, new: Any) -> Difference:

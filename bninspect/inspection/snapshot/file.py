@@ -61,7 +61,7 @@ def save(path: Path, report: Report, *, vectors: bool = False) -> None:
         BNInspectError: the folder cannot be written, the disk is full, or a companion would overwrite another file.
     """
     if not hasattr(report, "vectors"):
-        writing.write(path, codec.encode(report))
+        writing.write(path, codec.encode(_without_channels(report)))
         return
     companion = _companion(path)
     _finish(path, companion)
@@ -113,8 +113,11 @@ def has_vectors(report: Report) -> bool:
 
 
 def _without_channels(report: Any) -> Any:
+    if not has_vectors(report):
+        return report
     layers = tuple(msgspec.structs.replace(layer, channels=None) for layer in report.layers)
-    return msgspec.structs.replace(report, layers=layers, vectors=None)
+    others = {"vectors": None} if hasattr(report, "vectors") else {}
+    return msgspec.structs.replace(report, layers=layers, **others)
 
 
 def _layers_with_channels(report: Any) -> list[Any]:
