@@ -27,7 +27,7 @@ _COLUMNS = (
     Column("alarms", "left"),
 )
 _LAST = 4  # alarms on a screen
-_AROUND = 11  # lines that are neither layers nor alarms
+_AROUND = 12  # lines that are neither layers nor alarms
 _LEAST = 3  # layers on a screen, however low it is
 _STATES = {
     "running": "running",
@@ -38,16 +38,14 @@ _STATES = {
 
 
 def live(report: WatchReport, height: int) -> View:
-    """What fits on a screen of so many lines: the worst layers, and the last alarms without what to do."""
-    whole = view(report)
-    alarms = tuple(entry._replace(lines=()) for entry in whole.entries[-_LAST:])
-    room = max(height - _AROUND - 2 * len(alarms), _LEAST)
+    """What fits on a screen of so many lines: the worst layers, and a line for each of the last alarms."""
+    whole, last = view(report), report.alarms[-_LAST:]
+    room = max(height - _AROUND - 2 * len(last), _LEAST)
     tables = tuple(table._replace(rows=table.rows[:room]) for table in whole.tables)
+    alarms = (f"step {one.step:,}: {one.code} ({one.severity}) {one.message}" for one in last)
     hidden = len(report.layers) - room
-    more = (f"{hidden:,} more layers, and what to do about alarms: when the run ends, or with --once",)
-    return whole._replace(
-        above=whole.above[1:], tables=tables, entries=alarms, below=more if hidden > 0 else whole.below
-    )
+    more = (f"and {hidden:,} more layers",) if hidden > 0 else ()
+    return whole._replace(above=whole.above[1:], tables=tables, entries=(), below=(*more, *alarms))
 
 
 def view(report: WatchReport) -> View:

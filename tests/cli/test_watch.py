@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -10,11 +11,16 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 import torch
-from loops import batch, net, step
+from loops import batch, broken_run, net, step
+from rich.console import Console, Group
 
 import bninspect
+from bninspect.inspection.watch.reading import Reading
+from bninspect.render._watch import live
+from bninspect.render.table import parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::bninspect.errors.WatchWarning")
 
@@ -185,3 +191,19 @@ def test_ctrl_c_ends_the_look_and_not_the_run(tmp_path):
         assert watching.returncode == 130
         assert "Traceback" not in err
         watch.step()
+
+
+@pytest.mark.parametrize("height", [20, 24, 50])
+def test_what_is_shown_live_fits_on_the_screen(height, tmp_path):
+    """Of sixty layers and four alarms; a header line or an alarm may wrap."""
+    broken_run(tmp_path / "run.jsonl")
+    reading = Reading(tmp_path / "run.jsonl")
+    reading.more()
+    report = reading.report()
+    many = msgspec.structs.replace(report, layers=report.layers * 30, alarms=report.alarms * 4)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(Group(*parts(live(many, height), 80)))
+    lines = console.export_text().splitlines()
+    assert len(lines) <= height
+    assert "step 37: BN101 (error) stored values are NaN or infinite" in lines
+    assert any(line.startswith("and ") and line.endswith(" more layers") for line in lines)
