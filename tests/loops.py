@@ -45,6 +45,7 @@ def alarms_of(model, steps, act=None, *, lr=0.05, each=step, **options):
     optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr, momentum=0.9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", WatchWarning)
+        warnings.filterwarnings("error", message="the watch ends at step")
         with bninspect.watch(model, optimizer, **options) as watch:
             for number in range(1, steps + 1):
                 if act is not None:

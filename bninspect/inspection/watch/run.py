@@ -13,7 +13,7 @@ import msgspec
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bninspect.errors import BNInspectError, WatchWarning
+from bninspect.errors import BNInspectError, InputError, WatchWarning
 from bninspect.inspection.watch import figures
 from bninspect.inspection.watch.alarms import Judge, words
 from bninspect.inspection.watch.history import History, Modes
@@ -76,6 +76,7 @@ class Run:
         self._last: tuple[_Seen, Step] | None = None
         self._ranks: Ranks | None = None
         self._number = 0
+        self._failed = False
         self.alarms: list[Alarm] = []
 
     @property
@@ -100,19 +101,37 @@ class Run:
             self._records.write(self._header())
             now, modes = self._captures.capture().snapshot(), modes_of(self._modules)
             self._history.begin(now)
-            self._tell(self._judge.state(self._number, now, modes))
+            self._tell(self._written(self._judge.state(self._number, now, modes)))
             return undo.pop_all()
 
     def count(self, scalars: dict[str, Any] | None = None) -> None:
-        """A step was done: copy the state of the layers, and look at it, or at that of the step before."""
+        """A step was done: copy the state of the layers, and look at it, or at that of the step before.
+
+        Raises:
+            InputError: a scalar is none.
+        """
+        given = {name: _on_its_way(name, value) for name, value in (scalars or {}).items()}
         self._number += 1
-        due = self._due(self._number)
-        given = {name: _on_its_way(value) for name, value in (scalars or {}).items()} if due else {}
-        values = self._captures.capture(grads=due)
-        self._pending.append(_Seen(self._number, time.time(), modes_of(self._modules), values, given))
-        self._look(leave=0 if values.at_hand else 1)
+        self._tell(self._safely(lambda: self._seen(given)))
         if self._settings.probe is not None and not rank() and self._number % self._settings.probe_every == 0:
             self._probe()
+
+    def _seen(self, scalars: dict[str, Any]) -> list[Alarm]:
+        values = self._captures.capture(grads=self._due(self._number))
+        self._pending.append(_Seen(self._number, time.time(), modes_of(self._modules), values, scalars))
+        return self._look(leave=0 if values.at_hand else 1)
+
+    def _safely(self, act: Callable[[], list[Alarm]]) -> list[Alarm]:
+        """A fault of our own is a warning and the end of the watch: it must not end a training."""
+        try:
+            return [] if self._failed else act()
+        except WatchWarning:  # of a user who makes errors of warnings
+            raise
+        except Exception as error:
+            self._failed = True
+            text = f"the watch ends at step {self._number}, and the training goes on: internal error, "
+            warnings.warn(f"{text}{type(error).__name__}: {error}", WatchWarning, stacklevel=2)
+            return []
 
     def _end(
         self,
@@ -123,12 +142,18 @@ class Run:
         if error is not None:
             self._ranks = None  # the others may be waiting elsewhere
         try:
-            self._look(leave=0)
-            if self._last is not None and self._history.steps:
-                self._record(*self._last)
+            alarms = self._safely(self._last_look)
+            if error is None:
+                self._tell(alarms)
         finally:
             text = None if error is None else f"{type(error).__name__}: {error}".removesuffix(": ")[:300]
             self._records.write(WatchEnd(step=self._number, time=time.time(), error=text))
+
+    def _last_look(self) -> list[Alarm]:
+        alarms = self._look(leave=0)
+        if self._last is not None and self._history.steps:
+            self._record(*self._last)
+        return alarms
 
     def _header(self) -> WatchHeader:
         return WatchHeader(
@@ -146,7 +171,9 @@ class Run:
     def _due(self, number: int) -> bool:
         return number % self._settings.every == 0
 
-    def _look(self, leave: int) -> None:
+    def _look(self, leave: int) -> list[Alarm]:
+        """Look at all steps but the last ones; what is wrong is recorded, and has still to be told."""
+        found: list[Alarm] = []
         while len(self._pending) > leave:
             seen = self._pending.popleft()
             now = seen.values.snapshot()
@@ -161,7 +188,8 @@ class Run:
             alarms += self._judge.training(facts)
             if self._due(seen.number):
                 self._record(seen, step)
-            self._tell(alarms)
+            found += self._written(alarms)
+        return found
 
     def _record(self, seen: _Seen, step: Step) -> None:
         columns = figures.columns(step, seen.modes, self._history, self._segments)
@@ -181,11 +209,14 @@ class Run:
         else:
             self._records.write(WatchProbe(step=self._number, time=time.time(), findings=findings))
 
-    def _tell(self, alarms: list[Alarm]) -> None:
+    def _written(self, alarms: list[Alarm]) -> list[Alarm]:
         """Record all of them before any is told: what is told may end the training."""
         self.alarms += alarms
         for alarm in alarms:
             self._records.write(alarm)
+        return alarms
+
+    def _tell(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:
             if alarm.severity != "info":
                 warnings.warn(words(alarm), WatchWarning, stacklevel=2)
@@ -193,9 +224,19 @@ class Run:
                 self._settings.on_alarm(alarm)
 
 
-def _on_its_way(value: Any) -> Any:
-    """A number, or a copy of a tensor of one that nobody waits for."""
-    return value.detach().clone().to("cpu", non_blocking=value.is_cuda) if isinstance(value, Tensor) else value
+def _on_its_way(name: str, value: Any) -> Any:
+    """A number, or a copy of a tensor of one that nobody waits for.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        return value.detach().clone().reshape(()).to("cpu", non_blocking=value.is_cuda)
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        what = f"a tensor of {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InputError(f"{name} of watch.step() is a number or a tensor of one, and {what} was given") from error
 
 
 def _plain(value: Any) -> float | None:

@@ -310,3 +310,33 @@ def test_a_probe_that_cannot_be_run_is_a_warning():
         bninspect.watch(model, probe=torch.zeros(2, 5), every=1) as watch,
     ):
         watch.step()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(torch.zeros(3), r"a tensor of \[3\]"), ("low", "a str"), (None, "a NoneType"), (torch.tensor(1j), "a tensor")],
+)
+def test_what_is_no_number_is_refused_as_a_scalar(value, words):
+    with bninspect.watch(net()) as watch:
+        with pytest.raises(InputError, match=f"loss of watch.step.. is a number or a tensor of one, and {words}"):
+            watch.step(loss=value)
+        watch.step(loss=torch.ones(1, 1), rate=1)
+
+
+def test_a_fault_of_our_own_ends_the_watch_and_not_the_training(tmp_path):
+    """A layer that is no layer any more is such a fault: nobody can be ready for all of them."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    with bninspect.watch(model, optimizer, every=1, to=tmp_path / "run.jsonl") as watch:
+        step(model, optimizer, *batch())
+        model[0].eval()
+        del model[0][1].track_running_stats
+        with pytest.warns(
+            WatchWarning, match="the watch ends at step 2, and the training goes on: internal error, Attr"
+        ):
+            step(model, optimizer, *batch())
+        step(model, optimizer, *batch())
+    assert watch.alarms == ()
+    assert len(optimizer._optimizer_step_post_hooks) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["header", "record", "end"]
