@@ -40,7 +40,7 @@ OUTSIDE = {
     "integrations": {"lightning", "transformers"},
     "cli": {"click", "rich", "torch", "msgspec"},
 }
-ALONE = {"rich": ("render/table.py", "cli/"), "triton": ("moments/triton.py",)}
+ALONE = {"rich": ("render/table.py", "cli/"), "triton": ("moments/triton.py",), "jinja2": ("render/html/",)}
 WITHOUT_TORCH = {  # what `check FILE`, `diff FILE FILE`, `stats FILE` and `summary FILE` load
     *(f"inspection/{name}/__init__.py" for name in ("summary", "stats", "check", "diff", "snapshot")),
     "inspection/__init__.py",

@@ -16,6 +16,7 @@ from bninspect.cli.diff import diff
 from bninspect.cli.merge import merge
 from bninspect.cli.noise import noise
 from bninspect.cli.recalibrate import recalibrate
+from bninspect.cli.report import report
 from bninspect.cli.rule import rule
 from bninspect.cli.schema import schema
 from bninspect.cli.stats import stats
@@ -39,6 +40,7 @@ cli.add_command(diff)
 cli.add_command(merge)
 cli.add_command(recalibrate)
 cli.add_command(noise)
+cli.add_command(report)
 cli.add_command(schema)
 cli.add_command(watch)
 

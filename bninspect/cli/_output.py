@@ -27,10 +27,22 @@ class ClosedPipeError(Exception):
 
 def emit(report: Any, renderer: ModuleType, *, output: str | None, color: str) -> None:
     """Render a report and write it to ``output`` or to standard output."""
-    if output is not None and output != "-":
-        write(Path(output), renderer.render(report, color=False, width=None))
-        return
-    _write(renderer.render(report, color=wants_color(color, sys.stdout), width=terminal_width()))
+    if _is_file(output):
+        emit_text(renderer.render(report, color=False, width=None), output)
+    else:
+        emit_text(renderer.render(report, color=wants_color(color, sys.stdout), width=terminal_width()), output)
+
+
+def emit_text(text: str, output: str | None) -> None:
+    """Write what is rendered to ``output`` or to standard output."""
+    if output is not None and _is_file(output):
+        write(Path(output), text)
+    else:
+        _write(text)
+
+
+def _is_file(output: str | None) -> bool:
+    return output is not None and output != "-"
 
 
 def conclude(

@@ -28,13 +28,18 @@ _UNITS = {"std": "{} std", "ratio": "x {}", "rms": "{} rms(weight)", "of var": "
 
 def view(report: DiffReport) -> View:
     """Differences of the model, then of its layers; then what a reader has to know about the two."""
-    rows = tuple(map(_row, sorted(report.differences, key=_size, reverse=True)))
+    rows = tuple(map(_row, ordered(report)))
     return View(
         title=f"{_name(report.a)} compared with {_name(report.b)}",
         above=(versions(report.tool), _how(report), *_how_far(report)),
         tables=(Table(columns=_COLUMNS, rows=rows),) if rows else (),
         below=(verdict(report), *_drift(report), *(f"Note: {note}" for note in report.notes)),
     )
+
+
+def ordered(report: DiffReport) -> list[Difference]:
+    """Differences as the table lists them, the largest first."""
+    return sorted(report.differences, key=_size, reverse=True)
 
 
 def _name(source: Source) -> str:

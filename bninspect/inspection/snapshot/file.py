@@ -220,9 +220,9 @@ def _with_vectors(report: Any, blob: bytes, path: Path) -> Report:
 def _check(report: Any, path: Path) -> None:
     """Refuse what the schema lets through and no writer wrote: vectors that do not have the layer's length."""
     for layer in _layers_with_channels(report):
-        index = layer.channels.index
+        index = getattr(layer.channels, "index", None)
         length = layer.num_features if index is None else len(index)
-        for name in Channels.__struct_fields__:
+        for name in layer.channels.__struct_fields__:
             vector = getattr(layer.channels, name)
             if vector is not None and vector.shape != (length,):
                 raise SourceError(

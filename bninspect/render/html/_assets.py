@@ -1,0 +1,90 @@
+"""What a page is made of beside its report: the template, our style and script, and plotly's script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bninspect.errors import BNInspectError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bninspect.render.html._section import Section
+    from bninspect.render.html.pictures import Picture
+
+_HERE = Path(__file__).parent
+_SCRIPT = Path("package_data", "plotly.min.js")
+
+
+class Assets(NamedTuple):
+    """Texts that every page has."""
+
+    template: Any
+    style: str
+    script: str
+    plotly: str
+
+    def fill(self, sections: Sequence[Section], labels: Sequence[str], together: Sequence[Picture]) -> str:
+        """The whole page; only the two scripts that it holds may run, and nothing may be fetched."""
+        scripts = " ".join(f"'sha256-{_digest(text)}'" for text in (self.plotly, self.script))
+        data = {
+            "pictures": [picture.data() for picture in together],
+            "sections": [section.data() for section in sections],
+        }
+        text: str = self.template.render(
+            policy=f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; "
+            "base-uri 'none'; form-action 'none'",
+            sections=list(zip(labels, sections, strict=True)),
+            together=together,
+            style=self.style,
+            script=self.script,
+            plotly=self.plotly,
+            data=_embedded(data),
+        )
+        return text
+
+
+def load() -> Assets:
+    """Read all of them; plotly itself is not imported, which takes longer than the page.
+
+    Raises:
+        BNInspectError: a package of the extra is missing.
+    """
+    found = importlib.util.find_spec("plotly")
+    script = Path(found.origin).parent / _SCRIPT if found and found.origin else None
+    if script is None or not script.is_file() or importlib.util.find_spec("jinja2") is None:
+        raise BNInspectError("a page needs plotly and jinja2, which are not installed: pip install 'bninspect[html]'")
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return Assets(environment.get_template("page.html.j2"), _text("page.css"), _text("page.js"), _read(script))
+
+
+def _text(name: str) -> str:
+    return _read(_HERE / name)
+
+
+def _read(path: Path) -> str:
+    """As a browser reads it: it hashes a script after line ends have become one character."""
+    return path.read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _embedded(data: Any) -> str:
+    """JSON that ends no script element, whatever the names in it are."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")

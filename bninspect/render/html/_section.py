@@ -1,0 +1,94 @@
+"""One report on a page: its words and tables as in the other formats, its findings, its pictures and its numbers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bninspect.render._view import view
+from bninspect.render.html._vectors import Vectors, pack, without
+from bninspect.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bninspect.render._view import Table
+    from bninspect.render.html.pictures import Picture
+    from bninspect.report import Finding
+
+
+class Rows(NamedTuple):
+    """A table, with the path of the layer that each row is of; ``column`` is that which names it."""
+
+    table: Table
+    paths: tuple[str, ...]
+    title: str = "Layers"
+    column: int = 0
+
+
+class Content(NamedTuple):
+    """What one kind of report puts on its page, beside what all have; see :mod:`bninspect.render.html.kinds`.
+
+    Attributes:
+        verdict: one sentence.
+        pictures: of the whole.
+        layers: the table that is searched and linked to.
+        findings: each with the name that links lead to.
+        per_layer: pictures of the one layer that is looked at.
+        fields: the channel vectors that pictures are drawn from.
+        lacks: what the report would need for more pictures.
+    """
+
+    verdict: str
+    pictures: tuple[Picture, ...] = ()
+    layers: Rows | None = None
+    findings: tuple[tuple[str, Finding], ...] = ()
+    per_layer: tuple[Picture, ...] = ()
+    fields: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+
+class Section(NamedTuple):
+    """One report on the page; ``mark`` begins the ids of its elements."""
+
+    mark: str
+    title: str
+    above: tuple[str, ...]
+    below: tuple[str, ...]
+    tables: tuple[Table, ...]
+    content: Content
+    vectors: Vectors | None
+
+    def data(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        pictures = [picture.data() for picture in self.content.pictures]
+        per_layer = [picture.data() for picture in self.content.per_layer]
+        channels = self.vectors.data() if self.vectors else None
+        return {"mark": self.mark, "pictures": pictures, "per_layer": per_layer, "channels": channels}
+
+
+def of(report: Any, mark: str) -> Section:
+    """The section of a report, by its schema: ``bninspect.stats`` has ``kinds/stats.py``."""
+    shown = view(without(report))
+    content: Content = _kind(report).content(report)
+    own = content.layers.table if content.layers else None
+    return Section(
+        mark=mark,
+        title=printable(shown.title),
+        above=tuple(line for line in shown.above if line != content.verdict),
+        below=tuple(line for line in shown.below if line != content.verdict),
+        tables=tuple(table for table in shown.tables if table != own),
+        content=content,
+        vectors=pack(report, content.fields),
+    )
+
+
+def together(reports: Sequence[Any], labels: Sequence[str]) -> tuple[Picture, ...]:
+    """Pictures in which several reports of one kind are laid over each other."""
+    draw = getattr(_kind(reports[0]), "together", None)
+    return draw(reports, labels) if draw and len(reports) > 1 else ()
+
+
+def _kind(report: Any) -> Any:
+    name = report.schema.rpartition(".")[2]
+    return importlib.import_module(f"bninspect.render.html.kinds.{name}")

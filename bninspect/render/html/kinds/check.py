@@ -1,0 +1,64 @@
+"""The page of ``check``: which findings are where, and each with why, what to do and all of its layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from bninspect.render._check import causes, verdict
+from bninspect.render._view import Column, Table
+from bninspect.render.html._section import Content, Rows
+from bninspect.render.html.pictures.findings import LEVELS, findings
+
+if TYPE_CHECKING:
+    from bninspect.report import CheckReport, Finding
+
+_COLUMNS = (Column("layer", "left"), Column("worst", "left"), Column("findings", "left"), Column("how much", "left"))
+
+
+def content(report: CheckReport) -> Content:
+    """What stands on the page of one report."""
+    rows = _layers(report)
+    return Content(
+        verdict=verdict(report),
+        pictures=(findings(report),) if rows else (),
+        findings=_named(report),
+        layers=Rows(_table(rows), tuple(rows), "Layers with findings") if rows else None,
+        lacks=(
+            "This report holds findings alone: the page of stats (bninspect stats MODEL --batch SOURCE --channels "
+            "--format html) has the figures of all layers.",
+        )
+        * bool(report.num_layers),
+    )
+
+
+def _named(report: CheckReport) -> tuple[tuple[str, Finding], ...]:
+    """Causes, each before what follows from it; by its code, and where a rule has several findings, a number."""
+    seen: Counter[str] = Counter()
+    named = []
+    for cause, followers in causes(report):
+        for finding in (cause, *followers):
+            seen[finding.code] += 1
+            number = seen[finding.code]
+            named.append((finding.code if number == 1 else f"{finding.code}-{number}", finding))
+    return tuple(named)
+
+
+def _layers(report: CheckReport) -> dict[str, list[tuple[Finding, str]]]:
+    """What was found in each layer, and how much of it."""
+    found: dict[str, list[tuple[Finding, str]]] = {}
+    for finding in report.findings:
+        for place in finding.layers:
+            found.setdefault(place.path or "(model)", []).append((finding, place.told))
+    return found
+
+
+def _table(rows: dict[str, list[tuple[Finding, str]]]) -> Table:
+    cells, levels = [], {}
+    for at, (path, found) in enumerate(rows.items()):
+        worst = min((finding.severity for finding, _ in found), key=LEVELS.index)
+        codes = ", ".join(dict.fromkeys(finding.code for finding, _ in found))
+        told = "; ".join(dict.fromkeys(text for _, text in found if text))
+        cells.append((path, worst, codes, told or "-"))
+        levels[at, 1] = worst
+    return Table(_COLUMNS, tuple(cells), levels)

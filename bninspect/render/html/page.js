@@ -1,0 +1,239 @@
+"use strict";
+// Draws the pictures that the page's data hold, and makes its tables sort, its search search and its links lead on.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const sections = new Map(data.sections.map((section) => [section.mark, section]));
+  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const find = (id) => document.getElementById(id);
+
+  // ---- numbers: a block of float32, field by field, layer after layer
+  const unpack = (channels) => {
+    if (!channels) return;
+    const text = atob(channels.block);
+    const bytes = new Uint8Array(text.length);
+    for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
+    channels.values = new Float32Array(bytes.buffer);
+    channels.total = channels.values.length / channels.fields.length;
+    channels.block = "";
+  };
+  const derived = {
+    number: (get, layer) => get("index") || Float32Array.from({ length: layer.size }, (_, at) => at),
+    r: (get, layer) => get("r") || both(get("var"), get("running_var"), (a, b) => Math.sqrt((a + layer.eps) / (b + layer.eps))),
+    log_r: (get, layer) => one(vector(null, layer, "r", get), Math.log2),
+    abs_z: (get) => one(get("z"), Math.abs),
+  };
+  const one = (values, change) => values && values.map(change);
+  const both = (a, b, change) => a && b && a.map((value, at) => change(value, b[at]));
+  const vector = (channels, layer, name, got) => {
+    const get = got || ((field) => {
+      const at = channels.fields.indexOf(field);
+      return at < 0 ? null : channels.values.subarray(at * channels.total + layer.start, at * channels.total + layer.start + layer.size);
+    });
+    return derived[name] ? derived[name](get, layer) : get(name);
+  };
+  const ends = (channels, layer, spec) => {
+    let low = Infinity, high = -Infinity;
+    for (const name of spec.$ends)
+      for (const value of vector(channels, layer, name) || [])
+        if (Number.isFinite(value) && (!spec.log || value > 0)) { low = Math.min(low, value); high = Math.max(high, value); }
+    return low <= high ? [low, high] : [];
+  };
+
+  // ---- a picture as plotly takes it: colours of the page, vectors of its layers
+  const filled = (spec, channels, layer) => {
+    if (typeof spec === "string") return spec.startsWith("var(--") ? style(spec.slice(4, -1)) : spec;
+    if (spec === null || typeof spec !== "object") return spec;
+    if (Array.isArray(spec)) return typeof spec.at(-1) === "number" ? spec : spec.map((part) => filled(part, channels, layer));
+    if ("$" in spec) return vector(channels, layer, spec.$) || [];
+    if ("$rows" in spec) return channels.layers.map((row) => vector(channels, row, spec.$rows) || []);
+    if ("$ends" in spec) return ends(channels, layer, spec);
+    return Object.fromEntries(Object.entries(spec).map(([name, part]) => [name, filled(part, channels, layer)]));
+  };
+  const merged = (base, own) => {
+    const out = { ...base };
+    for (const [name, part] of Object.entries(own))
+      out[name] = part && typeof part === "object" && !Array.isArray(part) ? merged(out[name] || {}, part) : part;
+    return out;
+  };
+  const layoutOf = (own) => {
+    const axis = { gridcolor: style("--rule"), linecolor: style("--soft"), automargin: true, exponentformat: "e", zerolinecolor: style("--rule") };
+    const base = {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--text"), size: 12 },
+      margin: { l: 48, r: 12, t: 8, b: 40 }, legend: { orientation: "h", y: 1, yanchor: "bottom" }, xaxis: axis, yaxis: axis,
+      hoverlabel: { namelength: -1 }, dragmode: "zoom",
+    };
+    if (own.yaxis2) base.yaxis2 = axis;
+    return merged(base, own);
+  };
+  const pictures = [];
+  const draw = (picture) => {
+    const { spec, section, element } = picture;
+    const channels = section && section.channels;
+    const layer = picture.perLayer ? section.chosen : undefined;
+    if (picture.perLayer && !layer) return;
+    const traces = spec.traces.map((trace) => filled(trace, channels, layer));
+    if (spec.choices.length) Object.assign(traces[0], filled(spec.choices[picture.choice], channels, layer));
+    for (const trace of traces)
+      if (trace.type === "heatmap") trace.customdata = trace.z.map((row, at) => Array.from(row, () => trace.names[at]));
+    const config = { displaylogo: false, responsive: true, displayModeBar: false };
+    Plotly.react(element, traces, layoutOf(filled(spec.layout, channels, layer)), config);
+    if (!picture.drawn) {
+      picture.drawn = true;
+      element.on("plotly_click", (event) => {
+        const [point] = event.points;
+        const path = point.data.layers && point.data.layers[point.pointIndex];
+        if (path !== undefined) location.hash = `layer/${encodeURIComponent(path)}`;
+      });
+    }
+  };
+  const collect = (mark, specs, section, perLayer) => {
+    for (const spec of specs) {
+      const figure = find(`${mark}-${spec.key}`);
+      const picture = { spec, section, perLayer, element: figure.querySelector(".plot"), choice: 0, drawn: false };
+      const choice = figure.querySelector(".choice");
+      if (choice) choice.addEventListener("change", () => { picture.choice = Number(choice.value); draw(picture); });
+      pictures.push(picture);
+    }
+  };
+
+  // ---- a layer's panel
+  const choose = (section, path) => {
+    const layer = section.channels && section.channels.layers.find((row) => row.path === path);
+    if (!layer) return;
+    section.chosen = layer;
+    const panel = find(`${section.mark}-panel`);
+    if (!panel) return;
+    panel.querySelector("select.layer").value = path;
+    const table = panel.querySelector("details.channels");
+    table.querySelectorAll(".scroll").forEach((old) => old.remove());
+    if (table.open) list(table, section);
+    pictures.filter((picture) => picture.perLayer && picture.section === section).forEach(draw);
+  };
+  const list = (details, section) => {
+    const { channels, chosen } = section;
+    const names = ["number", ...channels.fields.filter((name) => name !== "index")];
+    if (!names.includes("r") && vector(channels, chosen, "r")) names.push("r");
+    const vectors = names.map((name) => vector(channels, chosen, name));
+    const box = document.createElement("div");
+    box.className = "scroll";
+    box.tabIndex = 0;
+    const table = box.appendChild(document.createElement("table"));
+    const head = table.createTHead().insertRow();
+    for (const name of names) {
+      const cell = head.appendChild(document.createElement("th"));
+      cell.scope = "col";
+      cell.className = "right";
+      cell.textContent = name === "number" ? "channel" : name;
+    }
+    const body = table.createTBody();
+    for (let at = 0; at < chosen.size; at++) {
+      const row = body.insertRow();
+      vectors.forEach((values, column) => {
+        const cell = row.insertCell();
+        cell.className = "right";
+        cell.textContent = column ? shown(values[at]) : String(values[at]);
+      });
+    }
+    details.append(box);
+    sortable(table);
+  };
+  const shown = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(5))) : String(value));
+  const panel = (section) => {
+    const place = find(`${section.mark}-panel`);
+    if (!place || !section.channels) return;
+    const select = place.querySelector("select.layer");
+    for (const layer of section.channels.layers) select.add(new Option(layer.path, layer.path));
+    select.addEventListener("change", () => { location.hash = `layer/${encodeURIComponent(select.value)}`; });
+    const details = place.querySelector("details.channels");
+    details.addEventListener("toggle", () => { if (details.open && !details.querySelector(".scroll")) list(details, section); });
+    section.chosen = section.channels.layers[0];
+    select.value = section.chosen.path;
+  };
+
+  // ---- tables: a click on a head sorts, by the largest number of a cell or by its text
+  const key = (cell) => {
+    const found = cell.textContent.replace(/(\d),(?=\d{3})/g, "$1").match(/-?\d+(\.\d+)?(e[+-]?\d+)?/gi);
+    return found && !cell.matches("th") ? Math.max(...found.map((text) => Math.abs(Number(text)))) : null;
+  };
+  const compare = (a, b, down) => {
+    const [x, y] = [key(a), key(b)];
+    if (x !== null && y !== null) return down ? y - x : x - y;
+    if (x !== null || y !== null) return x === null ? 1 : -1;
+    const order = a.textContent.localeCompare(b.textContent, "en", { numeric: true });
+    return down ? -order : order;
+  };
+  const sortable = (table) => {
+    table.querySelectorAll("thead th").forEach((head, column) => {
+      const button = document.createElement("button");
+      button.textContent = head.textContent;
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const numeric = head.classList.contains("right");
+        const down = head.getAttribute("aria-sort") === (numeric ? "descending" : "ascending") ? !numeric : numeric;
+        table.querySelectorAll("thead th").forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const rows = [...table.tBodies[0].rows].sort((a, b) => compare(a.cells[column], b.cells[column], down));
+        table.tBodies[0].append(...rows);
+      });
+    });
+  };
+  const searchable = (report) => {
+    const tools = report.querySelector(".tools");
+    if (!tools) return;
+    tools.hidden = false;
+    const [search, marked] = [tools.querySelector(".search"), tools.querySelector(".marked")];
+    const rows = [...report.querySelectorAll("tr[data-layer]")];
+    const apply = () => {
+      const wanted = search.value.trim().toLowerCase();
+      let count = 0;
+      for (const row of rows) {
+        const fits = row.dataset.layer.toLowerCase().includes(wanted);
+        row.hidden = !fits || Boolean(marked && marked.checked && !row.querySelector(".warning, .error"));
+        count += !row.hidden;
+      }
+      tools.querySelector(".shown").textContent = `${count} of ${rows.length}`;
+    };
+    search.addEventListener("input", apply);
+    if (marked) marked.addEventListener("change", apply);
+    apply();
+  };
+
+  // ---- links: #layer/PATH marks a layer in every report and opens its panel
+  const follow = () => {
+    document.querySelectorAll("tr.chosen").forEach((row) => row.classList.remove("chosen"));
+    const [kind, text] = [location.hash.slice(1, 7), location.hash.slice(7)];
+    if (kind !== "layer/") return;
+    let path;
+    try { path = decodeURIComponent(text); } catch { return; }
+    for (const section of sections.values()) choose(section, path);
+    const rows = [...document.querySelectorAll("tr[data-layer]")].filter((row) => row.dataset.layer === path);
+    rows.forEach((row) => row.classList.add("chosen"));
+    const place = document.querySelector(".panel") || rows[0];
+    if (place) place.scrollIntoView({ block: "start" });
+  };
+
+  const redraw = () => pictures.filter((picture) => picture.drawn).forEach(draw);
+  const rest = (queue) => {
+    const next = queue.shift();
+    if (!next) { document.documentElement.dataset.ready = "all"; return; }
+    draw(next);
+    setTimeout(() => rest(queue), 0);
+  };
+  collect("all", data.pictures, null, false);
+  for (const section of sections.values()) {
+    collect(section.mark, section.pictures, section, false);
+    collect(`${section.mark}-panel`, section.per_layer, section, true);
+  }
+  const [first] = pictures;
+  for (const section of sections.values()) { unpack(section.channels); panel(section); }
+  if (first) draw(first);
+  document.documentElement.dataset.first = String(Math.round(performance.now()));
+  document.querySelectorAll("table.sortable").forEach(sortable);
+  document.querySelectorAll(".report").forEach(searchable);
+  addEventListener("hashchange", follow);
+  addEventListener("beforeprint", redraw);
+  addEventListener("afterprint", redraw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  rest(pictures.slice(1));
+  follow();
+})();

@@ -1,0 +1,66 @@
+"""The channels of one layer: running against batch statistics, and how d and gamma are spread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bninspect.render.html.pictures import Picture
+
+if TYPE_CHECKING:
+    from bninspect.report import StatsReport
+
+_HOVER = "channel %{customdata}<br>%{xaxis.title.text}: %{x:.4g}<br>%{yaxis.title.text}: %{y:.4g}<extra></extra>"
+
+
+def channels(report: StatsReport) -> tuple[Picture, ...]:
+    """Pictures of a layer, whichever the report holds the vectors for."""
+    held = [layer.channels for layer in report.layers if layer.channels is not None]
+    known = {name for found in held for name in found.__struct_fields__ if getattr(found, name) is not None}
+    pictures = []
+    if {"mean", "running_mean"} <= known:
+        pictures.append(against("mean", "running_mean", "mean", "Means: running against batch"))
+    if {"var", "running_var"} <= known:
+        pictures.append(against("var", "running_var", "var", "Variances: running against batch", log=True))
+    pictures += [spread("d", "d", "d over channels")] if "d" in known else []
+    pictures += [spread("weight", "weight", "Weight (gamma) over channels")] if "weight" in known else []
+    return tuple(pictures)
+
+
+def against(key: str, x: str, y: str, title: str, *, log: bool = False) -> Picture:
+    """Two figures of each channel against each other, and the line where they are equal."""
+    scale = {"type": "log"} if log else {}
+    points = {
+        "type": "scatter", "mode": "markers", "x": {"$": x}, "y": {"$": y}, "customdata": {"$": "number"},
+        "marker": {"color": "var(--line1)", "size": 5, "opacity": 0.7}, "hovertemplate": _HOVER,
+    }  # fmt: skip
+    ends = {"$ends": [x, y], "log": log}
+    equal = {
+        "type": "scatter", "mode": "lines", "x": ends, "y": ends, "hoverinfo": "skip",
+        "line": {"color": "var(--text)", "width": 1, "dash": "dot"},
+    }  # fmt: skip
+    return Picture(
+        key=key,
+        title=title,
+        caption="A dot is a channel; on the dotted line both are equal.",
+        traces=(equal, points),
+        layout=_axes({"title": {"text": x}, **scale}, {"title": {"text": y}, **scale}),
+    )
+
+
+def spread(key: str, field: str, title: str) -> Picture:
+    """How many channels have which value."""
+    bars = {
+        "type": "histogram", "x": {"$": field}, "marker": {"color": "var(--line1)", "line": {"width": 0}},
+        "nbinsx": 60, "hovertemplate": "%{x}: %{y} channels<extra></extra>",
+    }  # fmt: skip
+    return Picture(
+        key=key,
+        title=title,
+        caption="The height of a bar is a number of channels.",
+        traces=(bars,),
+        layout=_axes({"title": {"text": field}}, {"title": {"text": "channels"}}),
+    )
+
+
+def _axes(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
+    return {"xaxis": {**x, "zeroline": False}, "yaxis": {**y, "zeroline": False}, "showlegend": False}
