@@ -52,7 +52,7 @@ def view(report: WatchReport) -> View:
     """One line tells the state; layers at the last record; alarms in their order."""
     return View(
         title=f"Training of {report.model}, {report.run}",
-        above=(versions(report.tool), _state(report), _verdict(report), *_recorded(report)),
+        above=(versions(report.tool), _state(report), verdict(report), *_recorded(report)),
         tables=(Table(columns=_COLUMNS, rows=tuple(map(_row, report.layers))),) if report.recorded else (),
         entries=tuple(map(_entry, report.alarms)),
         below=(*_probed(report), *(f"Note: {note}" for note in report.notes)),
@@ -101,7 +101,8 @@ def _entry(alarm: Alarm) -> Entry:
     )
 
 
-def _verdict(report: WatchReport) -> str:
+def verdict(report: WatchReport) -> str:
+    """How many alarms there are, and when the first one was."""
     if not report.alarms:
         return "no alarm so far"
     found = [alarm.severity for alarm in report.alarms]

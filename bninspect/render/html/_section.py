@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bninspect.render._view import view
@@ -10,7 +11,7 @@ from bninspect.render.html._vectors import Vectors, pack, without
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from bninspect.render._view import Table
     from bninspect.render.html.pictures import Picture
@@ -65,6 +66,17 @@ class Section(NamedTuple):
         per_layer = [picture.data() for picture in self.content.per_layer]
         channels = self.vectors.data() if self.vectors else None
         return {"mark": self.mark, "pictures": pictures, "per_layer": per_layer, "channels": channels}
+
+
+def anchored(findings: Iterable[Finding]) -> tuple[tuple[str, Finding], ...]:
+    """Each with what links to it name: its code, and where a rule has several findings, a number."""
+    seen: Counter[str] = Counter()
+    named = []
+    for finding in findings:
+        seen[finding.code] += 1
+        number = seen[finding.code]
+        named.append((finding.code if number == 1 else f"{finding.code}-{number}", finding))
+    return tuple(named)
 
 
 def of(report: Any, mark: str) -> Section:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from bninspect.render._check import causes, verdict
 from bninspect.render._view import Column, Table
-from bninspect.render.html._section import Content, Rows
+from bninspect.render.html._section import Content, Rows, anchored
 from bninspect.render.html.pictures.findings import LEVELS, findings
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def content(report: CheckReport) -> Content:
     return Content(
         verdict=verdict(report),
         pictures=(findings(report),) if rows else (),
-        findings=_named(report),
+        findings=anchored(finding for cause, followers in causes(report) for finding in (cause, *followers)),
         layers=Rows(_table(rows), tuple(rows), "Layers with findings") if rows else None,
         lacks=(
             "This report holds findings alone: the page of stats (bninspect stats MODEL --batch SOURCE --channels "
@@ -30,18 +29,6 @@ def content(report: CheckReport) -> Content:
         )
         * bool(report.num_layers),
     )
-
-
-def _named(report: CheckReport) -> tuple[tuple[str, Finding], ...]:
-    """Causes, each before what follows from it; by its code, and where a rule has several findings, a number."""
-    seen: Counter[str] = Counter()
-    named = []
-    for cause, followers in causes(report):
-        for finding in (cause, *followers):
-            seen[finding.code] += 1
-            number = seen[finding.code]
-            named.append((finding.code if number == 1 else f"{finding.code}-{number}", finding))
-    return tuple(named)
 
 
 def _layers(report: CheckReport) -> dict[str, list[tuple[Finding, str]]]:
