@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def room(file):
     return "floor 0" if first in {*FLOOR_0, "__init__", "__main__"} else first
 
 
+@cache
+def tree(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(file, *, typing=True, top_level_only=False):
     """Full names that a file imports: modules, and what is taken from them."""
     found = set()
@@ -84,10 +91,11 @@ def imports(file, *, typing=True, top_level_only=False):
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(file.read_text(encoding="utf-8")))
+    visit(tree(file))
     return found
 
 
+@cache
 def file_of(name):
     """The file of our own that an imported name comes from: a module, or the module that the name stands in."""
     if name.split(".")[0] != "bninspect":
@@ -156,6 +164,5 @@ def test_the_list_of_what_loads_no_torch_is_of_files():
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_a_file_has_one_idea_and_at_most_400_lines(file):
-    text = file.read_text(encoding="utf-8")
-    assert ast.get_docstring(ast.parse(text))
-    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(tree(file))
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400

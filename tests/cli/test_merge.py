@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,11 +67,11 @@ def test_two_processes_and_one_give_the_same_report(work, run, batch):
     assert (report["num_images"], report["source"]["batch"]) == (50, batch)
 
 
-def test_torchrun_starts_the_processes(work, run, tmp_path):
+def test_torchrun_starts_the_processes(work, run, python, tmp_path):
     work(0, 1, "--parts", "one")
     environment = {name: text for name, text in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "bninspect"]
+    torchrun = [*python, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "bninspect"]
     stats = ["stats", "nets.py:make", "--batch", "data.py:Images", "--batch-size", "4", "--parts", "two"]
     done = ended([*torchrun, *stats], cwd=tmp_path, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
