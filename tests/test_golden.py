@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,10 +94,17 @@ def broken():
     return layer
 
 
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    path = tmp_path_factory.mktemp("record") / "run.jsonl"
+    broken_run(path)
+    return path
+
+
 @pytest.fixture
-def files(tmp_path, note_batch):
+def files(tmp_path, note_batch, record):
     (tmp_path / "nets.py").write_text(NETS)
-    broken_run(tmp_path / "run.jsonl")
+    shutil.copy(record, tmp_path)
     torch.save(note_batch, tmp_path / "note.pt")
     state = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), broken()).state_dict()
     torch.save(state, tmp_path / "faulty.pt")
