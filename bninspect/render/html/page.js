@@ -63,7 +63,10 @@
       hoverlabel: { namelength: -1 }, dragmode: "zoom",
     };
     if (own.yaxis2) base.yaxis2 = axis;
-    return merged(base, own);
+    const out = merged(base, own);
+    for (const place of ["xaxis", "yaxis", "yaxis2"])
+      if (out[place] && out[place].type === "log") out[place].tickformat = "~g"; // else digits in between are tiny
+    return out;
   };
   const pictures = [];
   const draw = (picture) => {
@@ -76,7 +79,9 @@
     for (const trace of traces)
       if (trace.type === "heatmap") trace.customdata = trace.z.map((row, at) => Array.from(row, () => trace.names[at]));
     const config = { displaylogo: false, responsive: true, displayModeBar: false };
-    Plotly.react(element, traces, layoutOf(filled(spec.layout, channels, layer)), config);
+    const layout = layoutOf(filled(spec.layout, channels, layer));
+    if (document.documentElement.classList.contains("paper")) layout.width = element.clientWidth;
+    Plotly.react(element, traces, layout, config);
     if (!picture.drawn) {
       picture.drawn = true;
       element.on("plotly_click", (event) => {
@@ -213,6 +218,10 @@
   };
 
   const redraw = () => pictures.filter((picture) => picture.drawn).forEach(draw);
+  const paper = (wanted) => {
+    document.documentElement.classList.toggle("paper", wanted);
+    redraw();
+  };
   const rest = (queue) => {
     const next = queue.shift();
     if (!next) { document.documentElement.dataset.ready = "all"; return; }
@@ -231,8 +240,8 @@
   document.querySelectorAll("table.sortable").forEach(sortable);
   document.querySelectorAll(".report").forEach(searchable);
   addEventListener("hashchange", follow);
-  addEventListener("beforeprint", redraw);
-  addEventListener("afterprint", redraw);
+  addEventListener("beforeprint", () => paper(true));
+  addEventListener("afterprint", () => paper(false));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   rest(pictures.slice(1));
   follow();

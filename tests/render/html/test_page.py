@@ -15,43 +15,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-import bninspect
-from bninspect import _plugins, codec
+from bninspect import codec
 from bninspect.errors import BNInspectError
 
 SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-
-
-def net(width=4):
-    torch.manual_seed(0)
-    parts = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 8, 3), nn.BatchNorm2d(8)]
-    model = nn.Sequential(*parts)
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.randn(8, 3, 12, 12))
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def reports():
-    """One of each kind, of the same small network."""
-    model, x = net(), torch.randn(64, 3, 12, 12) + 1
-    stats = bninspect.stats(model, x)
-    found = {
-        "summary": bninspect.summary(model, (3, 12, 12)),
-        "stats": stats,
-        "check": bninspect.check(model, x),
-        "noise": bninspect.noise(model.train(), x, batch_size=8),
-        "recalibrate": bninspect.recalibrate(model.eval(), x),
-    }
-    return {**found, "diff": bninspect.diff(stats, bninspect.stats(model, x))}
-
-
-def page(report):
-    return _plugins.formats(report.schema)["html"].render(report, color=False, width=None)
 
 
 def data(text):
@@ -62,7 +31,7 @@ KINDS = ("summary", "stats", "check", "noise", "recalibrate", "diff")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_words_of_the_table_stand_on_the_page(reports, kind):
+def test_the_words_of_the_table_stand_on_the_page(reports, kind, page):
     from bninspect.render._view import view
     from bninspect.render.html._vectors import without
 
@@ -78,7 +47,7 @@ def test_the_words_of_the_table_stand_on_the_page(reports, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_the_scripts_of_the_page_may_run_and_nothing_may_be_fetched(reports, kind):
+def test_only_the_scripts_of_the_page_may_run_and_nothing_may_be_fetched(reports, kind, page):
     text = page(reports[kind])
     policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
     plotly, _, own = SCRIPT.findall(text)
@@ -90,7 +59,7 @@ def test_only_the_scripts_of_the_page_may_run_and_nothing_may_be_fetched(reports
     assert not re.search(r"(?:src|href)=\"(?!#)|<link|url\(|@import", rest)
 
 
-def test_channels_come_back_as_they_are_in_the_report(reports):
+def test_channels_come_back_as_they_are_in_the_report(reports, page):
     report = reports["stats"]
     channels = data(page(report))["sections"][0]["channels"]
     block = np.frombuffer(base64.b64decode(channels["block"]), "<f4")
@@ -104,7 +73,7 @@ def test_channels_come_back_as_they_are_in_the_report(reports):
             assert (row["path"], row["eps"]) == (layer.path, 1e-5)
 
 
-def test_the_picture_of_depth_has_the_quantiles_of_the_channels(reports):
+def test_the_picture_of_depth_has_the_quantiles_of_the_channels(reports, page):
     report = reports["stats"]
     traces = data(page(report))["sections"][0]["pictures"][0]["traces"]
     for axis, field in (("y", "d"), ("y2", "r")):
@@ -119,7 +88,7 @@ def test_the_picture_of_depth_has_the_quantiles_of_the_channels(reports):
                 assert value == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_a_report_without_channels_says_what_it_lacks(reports):
+def test_a_report_without_channels_says_what_it_lacks(reports, page):
     from bninspect.render.html._vectors import without
 
     text = page(without(reports["stats"]))
@@ -130,7 +99,7 @@ def test_a_report_without_channels_says_what_it_lacks(reports):
     assert "make it with --channels" not in page(reports["stats"])
 
 
-def test_names_are_data(reports):
+def test_names_are_data(reports, page):
     layers = tuple(msgspec.structs.replace(layer, path=HOSTILE) for layer in reports["stats"].layers)
     text = page(msgspec.structs.replace(reports["stats"], layers=layers))
     assert len(SCRIPT.findall(text)) == 3
@@ -139,7 +108,7 @@ def test_names_are_data(reports):
     assert data(text)["sections"][0]["pictures"][0]["traces"][0]["text"][0].startswith("&lt;/script&gt;")
 
 
-def test_every_finding_has_an_anchor_of_its_own_and_links_to_each_of_its_layers(reports):
+def test_every_finding_has_an_anchor_of_its_own_and_links_to_each_of_its_layers(reports, page):
     report = reports["check"]
     assert len(report.findings) > 1
     text = page(report)
@@ -172,7 +141,7 @@ def test_reports_of_two_kinds_are_refused(run, reports):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_stored_report_is_read(run, reports, kind):
+def test_every_kind_of_stored_report_is_read(run, reports, kind, page):
     """Reports of the API hold channels; those of noise and recalibrate have fields of their own."""
     Path("report.json").write_text(codec.encode(reports[kind]))
     assert run("report", "report.json", "-o", "page.html") == (0, "", "")
@@ -191,7 +160,7 @@ def test_a_snapshot_is_such_a_report(run):
     assert data(out)["sections"][0]["channels"] == data(Path("page.html").read_text())["sections"][0]["channels"]
 
 
-def test_a_missing_extra_is_told_in_one_sentence(reports, monkeypatch):
+def test_a_missing_extra_is_told_in_one_sentence(reports, monkeypatch, page):
     import importlib.util
 
     found = importlib.util.find_spec

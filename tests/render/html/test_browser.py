@@ -1,0 +1,220 @@
+"""Pages in a real browser: what it complains of, asks for, shows, and does when one clicks and types."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import browser
+import msgspec
+import numpy as np
+import pytest
+
+HOSTILE = "</script><img src=x onerror=window.run=1><b>{0}%{{x}}</b>"
+CHOSEN = "document.querySelector('.panel select.layer').value"
+ORDER = "[...document.querySelectorAll('#r0-layers tbody tr')].filter(row => !row.hidden).map(row => row.dataset.layer)"
+DRAWN = """[...document.querySelectorAll(".plot")].map(plot => [
+    plot.parentElement.id, plot.querySelectorAll(".main-svg").length > 0, plot.data.length])"""
+SMALLEST = """Math.min(...[...document.querySelectorAll("body *")].filter(
+    one => !one.matches("script, style") && [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim())
+).map(one => parseFloat(getComputedStyle(one).fontSize)))"""
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    """One page of one browser for all tests."""
+    if browser.found() is None:
+        if os.environ.get("CI"):
+            pytest.fail("pages are tested in a browser, and there is none: apt-get install chromium")
+        pytest.skip("there is no Chromium, which pages are tested in: apt-get install chromium")
+    opened = browser.Browser(tmp_path_factory.mktemp("profile"))
+    yield browser.Page(opened)
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def visit(tab, page, tmp_path_factory):
+    """Open the page of a report; the browser has nothing to complain of, and asks for nothing but the file."""
+    folder, made = tmp_path_factory.mktemp("pages"), {}
+
+    def opened(report, link=""):
+        if id(report) not in made:
+            made[id(report)] = folder / f"{len(made)}.html", report  # which keeps its id its own
+            made[id(report)][0].write_text(page(report))
+        address = made[id(report)][0].as_uri()
+        tab.size(1280)
+        tab.media()
+        tab.open(f"{address}{link}")
+        assert tab.complaints() == []
+        assert {one.partition("#")[0] for one in tab.requests()} == {address}
+        return tab
+
+    return opened
+
+
+SECTIONS = {
+    "summary": ["r0-widths"],
+    "stats": ["r0-depth", "r0-heat", "r0-panel-mean", "r0-panel-var", "r0-panel-d", "r0-panel-weight"],
+    "check": ["r0-findings"],
+    "noise": ["r0-depth", "r0-sizes", "r0-panel-shift", "r0-panel-scale"],
+    "recalibrate": ["r0-d", "r0-r", "r0-panel-mean", "r0-panel-var", "r0-panel-d_before", "r0-panel-d"],
+    "diff": ["r0-distances", "r0-before-after"],
+}
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_every_picture_is_drawn_and_every_table_is_there(visit, reports, kind):
+    tab = visit(reports[kind])
+    drawn = tab.run(DRAWN)
+    assert [name for name, *_ in drawn] == SECTIONS[kind]
+    assert all(shown and traces for _, shown, traces in drawn)
+    assert tab.run("document.querySelectorAll('h1').length") == 1
+    assert tab.run("document.querySelector('.verdict').textContent").strip()
+    assert len(tab.run(ORDER)) >= 1
+    assert tab.run(SMALLEST) >= 11
+
+
+def test_a_click_or_a_key_on_a_head_sorts(visit, reports):
+    tab = visit(reports["stats"])
+    by_size = sorted(reports["stats"].layers, key=lambda layer: layer.d_max, reverse=True)
+    paths = [layer.path for layer in by_size]
+    button = "[...document.querySelectorAll('#r0-layers thead button')].find(one => one.textContent === '|d| max')"
+    tab.run(f"{button}.click()")
+    assert tab.run(ORDER) == paths
+    tab.run(f"{button}.focus()")
+    tab.press("Enter")
+    assert tab.run(ORDER) == paths[::-1]
+    assert tab.run(f"{button}.parentElement.ariaSort") == "ascending"
+
+
+def test_search_and_the_box_leave_rows_out(visit, reports):
+    tab = visit(reports["stats"])
+    assert tab.run(ORDER) == ["1", "4"]
+    tab.run("document.querySelector('.search').focus()")
+    tab.call("Input.insertText", text="4")
+    assert tab.run(ORDER) == ["4"]
+    assert tab.run("document.querySelector('.shown').textContent") == "1 of 2"
+    tab.run("document.querySelector('.search').value = ''")
+    tab.run("document.querySelector('.marked').click()")
+    marked = tab.run(
+        "[...document.querySelectorAll('#r0-layers tr:has(.warning, .error)')].map(row => row.dataset.layer)"
+    )
+    assert tab.run(ORDER) == marked != []
+
+
+def test_a_link_opens_the_panel_of_its_layer_with_the_report_s_numbers(visit, reports):
+    layer = reports["stats"].layers[1]
+    tab = visit(reports["stats"], f"#layer/{layer.path}")
+    assert tab.run(CHOSEN) == layer.path
+    assert tab.run("document.querySelector('tr.chosen').dataset.layer") == layer.path
+    tab.run("document.querySelector('.channels').open = true")
+    cells = "[...row.cells].map(cell => Number(cell.textContent))"
+    rows = f"[...document.querySelectorAll('.channels tbody tr')].map(row => {cells})"
+    tab.wait(f"({rows}).length")
+    heads = tab.run("[...document.querySelectorAll('.channels thead th')].map(cell => cell.textContent)")
+    shown = dict(zip(heads, np.array(tab.run(rows)).T, strict=True))
+    for name in ("mean", "var", "running_mean", "running_var", "weight", "d", "z", "r"):
+        np.testing.assert_allclose(shown[name], getattr(layer.channels, name), rtol=1e-4)
+    assert shown["channel"].tolist() == list(range(layer.num_features))
+    points = tab.run("(({x, y}) => [[...x], [...y]])(document.querySelector('#r0-panel-mean .plot').data.at(-1))")
+    np.testing.assert_allclose(points, [layer.channels.running_mean, layer.channels.mean], rtol=1e-6)
+
+
+def test_the_heat_map_shows_what_is_chosen(visit, reports):
+    tab = visit(reports["stats"])
+    rows = "document.querySelector('#r0-heat .plot').data[0].z.map(row => [...row])"
+    choice = "document.querySelector('#r0-heat .choice')"
+    wanted = (
+        lambda found: found.d,
+        lambda found: np.log2(found.r),
+        lambda found: found.weight,
+        lambda found: abs(found.z),
+    )
+    for at, figure in enumerate(wanted):
+        tab.run(f"{choice}.value = {at}; {choice}.dispatchEvent(new Event('change'))")
+        for row, layer in zip(tab.run(rows), reports["stats"].layers, strict=True):
+            np.testing.assert_allclose(row, figure(layer.channels), rtol=1e-5, atol=1e-6)
+
+
+def test_a_click_in_the_picture_leads_to_the_layer(visit, reports):
+    tab = visit(reports["stats"])
+    click = "'plotly_click', {points: [{data: {layers: ['1', '4']}, pointIndex: 1}]}"
+    tab.run(f"document.querySelector('#r0-depth .plot').emit({click})")
+    tab.wait(f"{CHOSEN} === '4'")
+
+
+def test_names_run_nothing(visit, reports):
+    report = reports["stats"]
+    named = [msgspec.structs.replace(layer, path=HOSTILE + str(at)) for at, layer in enumerate(report.layers)]
+    source = msgspec.structs.replace(report.source, model=HOSTILE)
+    tab = visit(msgspec.structs.replace(report, layers=tuple(named), source=source))
+    assert tab.run("[window.run === undefined, document.querySelectorAll('main img, main b').length]") == [True, 0]
+    assert tab.run(CHOSEN) == HOSTILE + "0"
+    tab.run("document.querySelectorAll('#r0-layers a')[1].click()")
+    tab.wait(f"{CHOSEN} === {HOSTILE + '1'!r}")
+    hover = "Plotly.Fx.hover(document.querySelector('#r0-depth .plot'), [{curveNumber: 2, pointNumber: 1}])"
+    tab.run(hover)
+    assert "onerror" in tab.wait("document.querySelector('#r0-depth .hoverlayer').textContent")
+    assert tab.run("window.run === undefined")
+    assert tab.complaints() == []
+
+
+def test_the_page_forbids_what_it_does_not_hold(visit, reports):
+    """The policy holds even where a name would get through."""
+    tab = visit(reports["summary"])
+    tab.run("""new Promise(done => {
+        document.addEventListener("securitypolicyviolation", done, {once: true});
+        document.body.insertAdjacentHTML("beforeend", "<img src='data:,' onerror='window.run=1'>");
+    }).then(event => 1)""")
+    refused = tab.run("""fetch("https://example.org/").then(() => "sent", () => "refused")""")
+    assert refused == "refused"
+    assert tab.run("window.run === undefined")
+    assert any("Content Security Policy" in str(one) for one in tab.complaints())
+
+
+@pytest.mark.parametrize("width", [360, 3840])
+def test_nothing_is_wider_than_the_window(visit, reports, width):
+    tab = visit(reports["check" if width == 360 else "stats"])
+    tab.size(width)
+    tab.wait(f"document.querySelector('.plot .main-svg').clientWidth <= {width}")
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert tab.run(SMALLEST) >= 11
+
+
+def luminance(colour):
+    numbers = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    parts = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in numbers]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_lines_stand_out_from_the_paper_in_light_and_dark(visit, reports, scheme):
+    """WCAG 2.2: 4.5 to 1 for text, 3 to 1 for lines and marks."""
+    tab = visit(reports["stats"])
+    tab.media(prefers_color_scheme=scheme)
+    style = "(name => getComputedStyle(document.documentElement).getPropertyValue(name).trim())"
+    paper = luminance(tab.run(f"{style}('--paper')"))
+    assert (paper < 0.1) == (scheme == "dark")
+    for name, least in [*((f"--{name}", 4.5) for name in ("text", "soft", "link", "warning", "error", "info")),
+                        *((f"--line{number}", 3) for number in range(1, 7))]:  # fmt: skip
+        bright, dim = sorted([luminance(tab.run(f"{style}('{name}')")), paper], reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= least, name
+    drawn = "document.querySelector('#r0-depth .plot').data[2].line.color"
+    tab.wait(f"{drawn} === {style}('--line1')")
+
+
+def test_paper_has_no_colours(visit, reports, tmp_path):
+    tab = visit(reports["stats"])
+    tab.media(prefers_color_scheme="dark")
+    tab.run("""addEventListener("beforeprint", () => {
+        const plots = [...document.querySelectorAll(".plot")];
+        window.printed = plots.map(one => JSON.stringify([one.data, one.layout.font]));
+        window.width = document.querySelector(".plot .main-svg").clientWidth;
+    })""")
+    tab.paper(tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    colours = re.findall(r"#[0-9a-f]{6}", "".join(tab.run("window.printed")))
+    assert colours
+    assert {colour for colour in colours if len({colour[1:3], colour[3:5], colour[5:7]}) > 1} == set()
+    assert tab.run("window.width") <= 700
+    assert tab.run("document.querySelector('#r0-depth .plot').data[2].line.color") == "#56b4e9"  # and back again
