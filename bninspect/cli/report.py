@@ -15,6 +15,7 @@ Examples:
   bninspect stats resnet18 --batch batch.pt --channels --format json -o bn.json
   bninspect report bn.json -o page.html
   bninspect report before.json after.json -o both.html
+  bninspect report run.jsonl -o run.html
 """
 
 
@@ -24,13 +25,14 @@ Examples:
 def report(files: tuple[str, ...], output: str) -> int:
     """A page of pictures and tables of stored reports, which needs no network.
 
-    Each FILE is what --format json or --snapshot wrote; several of one kind stand side by side. The page needs the
-    extra of pip install 'bninspect[html]'.
+    Each FILE is what --format json or --snapshot wrote, or the record of a training run; several of one kind stand side
+    by side. The page needs the extra of pip install 'bninspect[html]'.
     """
     from bninspect.inspection.snapshot import file as stored
+    from bninspect.inspection.watch.course import course, is_run
     from bninspect.render import html
 
-    reports = [stored.load(Path(name)) for name in files]
+    reports = [course(Path(name)) if is_run(Path(name)) else stored.load(Path(name)) for name in files]
     kinds = dict.fromkeys(found.schema.rpartition(".")[2] for found in reports)
     if len(kinds) > 1:
         found = ", ".join(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bninspect.report import Channels, StatsLayer
+from bninspect.report import Channels, StatsLayer, bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +30,6 @@ _RANGED = (*_SPANNED, "min", "max", "d", "r", "z")
 _settings_of = attrgetter(*_SETTINGS)
 _EMPTY = np.empty(0, np.float16)
 _BLOCK = 1 << 20  # entries, so that what is made on the way stays small
-DEAD = 1e-3  # an output that moves less than this is called dead
 
 
 def stored(layers: Sequence[BatchNormLayer]) -> tuple[StatsLayer, ...]:
@@ -233,13 +232,13 @@ def _of(function: Callable[..., Any], vector: Vector) -> float | None:
 
 
 def _dead(layer: BatchNormLayer, channels: Channels) -> int | None:
-    """Channels whose output barely moves: ``|weight| * sqrt(var / (var + eps)) < DEAD``."""
+    """Channels whose output barely moves: ``|weight| * sqrt(var / (var + eps)) < bounds.DEAD``."""
     if channels.var is None or layer.eps is None:
         return None
     gain = 1.0 if layer.weight is None else np.abs(layer.weight)
     with np.errstate(invalid="ignore"):
         output = gain * np.sqrt(channels.var / np.maximum(channels.var + layer.eps, np.finfo(np.float64).tiny))
-    return int((output < DEAD).sum())
+    return int((output < bounds.DEAD).sum())
 
 
 def _share(found: Moments) -> float | None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bninspect.report import Report
+    from bninspect.report.course import WatchCourse
 
 SCHEMAS = EVERY
 
@@ -19,11 +20,11 @@ def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: A
     return page([report])
 
 
-def page(reports: Sequence[Report], names: Sequence[str] = ()) -> str:
+def page(reports: Sequence[Report | WatchCourse], names: Sequence[str] = ()) -> str:
     """The page of several reports of one kind, side by side.
 
     Args:
-        reports: at least one.
+        reports: at least one; of a training run, its last state or all of it.
         names: one for each, such as its file's.
 
     Raises:

@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bninspect.render._view import view
-from bninspect.render.html._vectors import Vectors, pack, without
+from bninspect.render.html._vectors import Vectors, without
+from bninspect.report.course import WatchCourse
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Content(NamedTuple):
         layers: the table that is searched and linked to.
         findings: each with the name that links lead to.
         per_layer: pictures of the one layer that is looked at.
-        fields: the channel vectors that pictures are drawn from.
+        vectors: of all layers, that pictures are drawn from.
         lacks: what the report would need for more pictures.
     """
 
@@ -45,7 +46,7 @@ class Content(NamedTuple):
     layers: Rows | None = None
     findings: tuple[tuple[str, Finding], ...] = ()
     per_layer: tuple[Picture, ...] = ()
-    fields: tuple[str, ...] = ()
+    vectors: Vectors | None = None
     lacks: tuple[str, ...] = ()
 
 
@@ -58,13 +59,12 @@ class Section(NamedTuple):
     below: tuple[str, ...]
     tables: tuple[Table, ...]
     content: Content
-    vectors: Vectors | None
 
     def data(self) -> dict[str, Any]:
         """What the page's script reads."""
         pictures = [picture.data() for picture in self.content.pictures]
         per_layer = [picture.data() for picture in self.content.per_layer]
-        channels = self.vectors.data() if self.vectors else None
+        channels = self.content.vectors.data() if self.content.vectors else None
         return {"mark": self.mark, "pictures": pictures, "per_layer": per_layer, "channels": channels}
 
 
@@ -79,10 +79,10 @@ def anchored(findings: Iterable[Finding]) -> tuple[tuple[str, Finding], ...]:
     return tuple(named)
 
 
-def of(report: Any, mark: str) -> Section:
-    """The section of a report, by its schema: ``bninspect.stats`` has ``kinds/stats.py``."""
-    shown = view(without(report))
-    content: Content = _kind(report).content(report)
+def of(found: Any, mark: str) -> Section:
+    """The section of a report or a run, by its schema: ``bninspect.stats`` has ``kinds/stats.py``."""
+    shown = view(found.report if isinstance(found, WatchCourse) else without(found))
+    content: Content = _kind(found).content(found)
     own = content.layers.table if content.layers else None
     return Section(
         mark=mark,
@@ -91,7 +91,6 @@ def of(report: Any, mark: str) -> Section:
         below=tuple(line for line in shown.below if line != content.verdict),
         tables=tuple(table for table in shown.tables if table != own),
         content=content,
-        vectors=pack(report, content.fields),
     )
 
 

@@ -13,15 +13,20 @@ if TYPE_CHECKING:
 
 
 class Vectors(NamedTuple):
-    """``block`` holds, field by field, the vectors of all layers one after the other, as little-endian float32."""
+    """``block`` holds, field by field, the vectors of all layers one after the other, as little-endian float32.
+
+    ``unit`` is what an entry of a vector is of: a channel, or a step.
+    """
 
     fields: tuple[str, ...]
     layers: tuple[dict[str, Any], ...]
     block: bytes
+    unit: str = "channel"
 
     def data(self) -> dict[str, Any]:
         """What the page's script reads."""
-        return {"fields": self.fields, "layers": self.layers, "block": base64.b64encode(self.block).decode()}
+        block = base64.b64encode(self.block).decode()
+        return {"fields": self.fields, "layers": self.layers, "block": block, "unit": self.unit}
 
 
 def without(report: Any) -> Any:
@@ -43,10 +48,14 @@ def pack(report: Any, wanted: tuple[str, ...]) -> Vectors | None:
         size = _size(layer)
         rows.append({"path": layer.path or layer.kind, "size": size, "start": start, "eps": getattr(layer, "eps", 0)})
         start += size
+    parts = [_vector(layer, name, row["size"]) for name in fields for layer, row in zip(layers, rows, strict=True)]
+    return Vectors(tuple(fields), tuple(rows), packed(parts))
+
+
+def packed(parts: list[Float64]) -> bytes:
+    """Vectors one after the other; what float32 cannot hold is infinite."""
     with np.errstate(over="ignore"):
-        parts = [_vector(layer, name, row["size"]) for name in fields for layer, row in zip(layers, rows, strict=True)]
-        block = np.concatenate(parts).astype("<f4").tobytes()
-    return Vectors(tuple(fields), tuple(rows), block)
+        return np.concatenate(parts).astype("<f4").tobytes()
 
 
 def _size(layer: Any) -> int:

@@ -20,6 +20,7 @@
     number: (get, layer) => get("index") || Float32Array.from({ length: layer.size }, (_, at) => at),
     r: (get, layer) => get("r") || both(get("var"), get("running_var"), (a, b) => Math.sqrt((a + layer.eps) / (b + layer.eps))),
     log_r: (get, layer) => one(vector(null, layer, "r", get), Math.log2),
+    log_r_median: (get) => one(get("r_median"), Math.log2),
     abs_z: (get) => one(get("z"), Math.abs),
   };
   const one = (values, change) => values && values.map(change);
@@ -39,6 +40,13 @@
     return low <= high ? [low, high] : [];
   };
 
+  const dead = (channels, layer, spec) => {
+    const [weight, spread] = ["weight", "var"].map((name) => vector(channels, layer, name));
+    if (!weight || !spread) return spec.no;
+    const moves = (at) => Math.abs(weight[at]) * Math.sqrt(spread[at] / (spread[at] + layer.eps));
+    return Array.from(weight, (_, at) => (moves(at) < spec.$dead ? spec.yes : spec.no));
+  };
+
   // ---- a picture as plotly takes it: colours of the page, vectors of its layers
   const filled = (spec, channels, layer) => {
     if (typeof spec === "string") return spec.startsWith("var(--") ? style(spec.slice(4, -1)) : spec;
@@ -46,6 +54,8 @@
     if (Array.isArray(spec)) return typeof spec.at(-1) === "number" ? spec : spec.map((part) => filled(part, channels, layer));
     if ("$" in spec) return vector(channels, layer, spec.$) || [];
     if ("$rows" in spec) return channels.layers.map((row) => vector(channels, row, spec.$rows) || []);
+    if ("$own" in spec) return (layer && layer[spec.$own]) || [];
+    if ("$dead" in spec) return dead(channels, layer, spec);
     if ("$ends" in spec) return ends(channels, layer, spec);
     return Object.fromEntries(Object.entries(spec).map(([name, part]) => [name, filled(part, channels, layer)]));
   };
@@ -55,7 +65,15 @@
       out[name] = part && typeof part === "object" && !Array.isArray(part) ? merged(out[name] || {}, part) : part;
     return out;
   };
-  const layoutOf = (own) => {
+  const positive = (traces, axis) =>
+    traces.filter((trace) => (trace[`${axis[0]}axis`] || axis[0]) === axis.replace("axis", "")).flatMap((trace) =>
+      Array.from(trace[axis[0]] || []).filter((value) => value > 0 && Number.isFinite(value)));
+  const powers = (values) => {
+    let low = Infinity, high = 0;
+    for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+    return high > 0 ? Math.log10(high / low) : 0;
+  };
+  const layoutOf = (own, traces) => {
     const axis = { gridcolor: style("--rule"), linecolor: style("--soft"), automargin: true, exponentformat: "e", zerolinecolor: style("--rule") };
     const base = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--text"), size: 12 },
@@ -65,7 +83,10 @@
     if (own.yaxis2) base.yaxis2 = axis;
     const out = merged(base, own);
     for (const place of ["xaxis", "yaxis", "yaxis2"])
-      if (out[place] && out[place].type === "log") out[place].tickformat = "~g"; // else digits in between are tiny
+      if (out[place] && out[place].type === "log") {
+        const count = powers(positive(traces, place));
+        Object.assign(out[place], { tickformat: "~g" }, count > 2.5 ? { dtick: 1 } : count > 0.5 ? { dtick: "D2" } : {});
+      }
     return out;
   };
   const pictures = [];
@@ -79,7 +100,7 @@
     for (const trace of traces)
       if (trace.type === "heatmap") trace.customdata = trace.z.map((row, at) => Array.from(row, () => trace.names[at]));
     const config = { displaylogo: false, responsive: true, displayModeBar: false };
-    const layout = layoutOf(filled(spec.layout, channels, layer));
+    const layout = layoutOf(filled(spec.layout, channels, layer), traces);
     if (document.documentElement.classList.contains("paper")) layout.width = element.clientWidth;
     Plotly.react(element, traces, layout, config);
     if (!picture.drawn) {
@@ -109,6 +130,11 @@
     const panel = find(`${section.mark}-panel`);
     if (!panel) return;
     panel.querySelector("select.layer").value = path;
+    const row = [...find(section.mark).querySelectorAll("tr[data-layer]")].find((one) => one.dataset.layer === path);
+    const heads = row ? row.closest("table").tHead.rows[0].cells : [];
+    panel.querySelector(".words").textContent = [...(row ? row.cells : [])]
+      .map((cell, at) => (cell.matches("th") ? "" : `${heads[at].textContent} ${cell.textContent}`))
+      .filter(Boolean).join(", ");
     const table = panel.querySelector("details.channels");
     table.querySelectorAll(".scroll").forEach((old) => old.remove());
     if (table.open) list(table, section);
@@ -128,7 +154,7 @@
       const cell = head.appendChild(document.createElement("th"));
       cell.scope = "col";
       cell.className = "right";
-      cell.textContent = name === "number" ? "channel" : name;
+      cell.textContent = name === "number" ? channels.unit : name;
     }
     const body = table.createTBody();
     for (let at = 0; at < chosen.size; at++) {
@@ -151,8 +177,7 @@
     select.addEventListener("change", () => { location.hash = `layer/${encodeURIComponent(select.value)}`; });
     const details = place.querySelector("details.channels");
     details.addEventListener("toggle", () => { if (details.open && !details.querySelector(".scroll")) list(details, section); });
-    section.chosen = section.channels.layers[0];
-    select.value = section.chosen.path;
+    choose(section, section.channels.layers[0].path);
   };
 
   // ---- tables: a click on a head sorts, by the largest number of a cell or by its text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -38,3 +40,22 @@ def reports():
 def page():
     """A report as a page."""
     return lambda report: _plugins.formats(report.schema)["html"].render(report, color=False, width=None)
+
+
+@pytest.fixture(scope="package")
+def run_file(tmp_path_factory):
+    """The record of 30 steps, in which a layer is put into eval mode and another gets a NaN."""
+    path = tmp_path_factory.mktemp("run") / "run.jsonl"
+    model = net().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with warnings.catch_warnings(), bninspect.watch(model, optimizer, every=2, to=path):
+        warnings.simplefilter("ignore")
+        for step in range(30):
+            if step == 20:
+                model[1].eval()
+            if step == 25:
+                model[4].running_var.fill_(float("nan"))
+            optimizer.zero_grad()
+            model(torch.randn(8, 3, 12, 12)).mean().backward()
+            optimizer.step()
+    return path

@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from bninspect.inspection.watch.course import course
+
 HOSTILE = "</script><img src=x onerror=window.run=1><b>{0}%{{x}}</b>"
 CHOSEN = "document.querySelector('.panel select.layer').value"
 ORDER = "[...document.querySelectorAll('#r0-layers tbody tr')].filter(row => !row.hidden).map(row => row.dataset.layer)"
@@ -118,6 +120,26 @@ def test_a_link_opens_the_panel_of_its_layer_with_the_report_s_numbers(visit, re
     assert shown["channel"].tolist() == list(range(layer.num_features))
     points = tab.run("(({x, y}) => [[...x], [...y]])(document.querySelector('#r0-panel-mean .plot').data.at(-1))")
     np.testing.assert_allclose(points, [layer.channels.running_mean, layer.channels.mean], rtol=1e-6)
+
+
+def test_dead_channels_are_crosses(visit, reports):
+    layer = reports["stats"].layers[0]
+    weight = layer.channels.weight.copy()
+    weight[2] = 1e-4
+    layer = msgspec.structs.replace(layer, channels=msgspec.structs.replace(layer.channels, weight=weight))
+    tab = visit(msgspec.structs.replace(reports["stats"], layers=(layer, *reports["stats"].layers[1:])))
+    symbols = tab.run("document.querySelector('#r0-panel-var .plot').data.at(-1).marker.symbol")
+    assert symbols == ["circle", "circle", "x", "circle"]
+
+
+def test_the_page_of_a_run_is_drawn(visit, run_file):
+    tab = visit(course(run_file), "#layer/4")
+    drawn = tab.run(DRAWN)
+    assert [name for name, *_ in drawn] == ["r0-steps", "r0-panel-d", "r0-panel-r", "r0-panel-speed"]
+    assert all(shown for _, shown, _ in drawn)
+    alarms = "document.querySelector('#r0-panel-d .plot').data.at(-1)"
+    assert 26 in tab.run(f"{alarms}.x")
+    assert tab.run("document.querySelector('#r0-steps .plot').data[0].z.map(row => row.length)") == [15, 15]
 
 
 def test_the_heat_map_shows_what_is_chosen(visit, reports):

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bninspect import codec
 from bninspect.errors import BNInspectError
@@ -177,3 +178,13 @@ def test_plotly_itself_is_never_imported(tmp_path, reports):
         "assert not {'plotly', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_of_stored_values_the_ranges_are_drawn(run):
+    torch.save(nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(2)).state_dict(), "model.pt")
+    code, out, _ = run("stats", "model.pt", "--format", "html")
+    assert code == 0
+    assert "nothing was run, so there is nothing to compare them with" in out
+    pictures = data(out)["sections"][0]["pictures"]
+    assert [picture["key"] for picture in pictures] == ["variance", "mean", "weight"]
+    assert [trace["y"] for trace in pictures[0]["traces"]] == [[1, 1], [1, 1]]

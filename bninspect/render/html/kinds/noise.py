@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bninspect.render._view import view
 from bninspect.render.html._section import Content, Rows
+from bninspect.render.html._vectors import pack
 from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture
 from bninspect.render.html.pictures.channels import spread
 from bninspect.render.html.pictures.over_layers import Curve, over_layers
@@ -26,7 +27,7 @@ def content(report: NoiseReport) -> Content:
         per_layer=(spread("shift", "shift", "Shift over channels"), spread("scale", "scale", "Scale over channels"))
         if held
         else (),
-        fields=("mean", "var", "shift", "scale"),
+        vectors=pack(report, ("mean", "var", "shift", "scale")),
     )
 
 

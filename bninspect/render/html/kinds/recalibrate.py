@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bninspect.render._view import view
 from bninspect.render.html._section import Content, Rows
+from bninspect.render.html._vectors import pack
 from bninspect.render.html.pictures.channels import against, spread
 from bninspect.render.html.pictures.over_layers import Curve, over_layers
 from bninspect.report import bounds
@@ -29,7 +30,7 @@ def content(report: RecalibrateReport) -> Content:
         pictures=_depth(report, paths) if paths else (),
         layers=Rows(shown.tables[0], paths) if paths else None,
         per_layer=_panel() if held else (),
-        fields=_FIELDS,
+        vectors=pack(report, _FIELDS),
     )
 
 

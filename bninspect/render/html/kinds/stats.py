@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from bninspect.render._view import number, view
 from bninspect.render.html._section import Content, Rows
-from bninspect.render.html._vectors import without
+from bninspect.render.html._vectors import pack, without
 from bninspect.render.html.pictures.channels import channels
 from bninspect.render.html.pictures.depth import depth
 from bninspect.render.html.pictures.heat import heat
+from bninspect.render.html.pictures.over_layers import Curve, over_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from bninspect.render.html.pictures import Picture
     from bninspect.report import StatsLayer, StatsReport
 
+_RANGES = (
+    ("variance", "Variances", ("running_var_min", "running_var_max", "var_min", "var_max"), True),
+    ("mean", "Means", ("running_mean_min", "running_mean_max", "mean_min", "mean_max"), False),
+    ("weight", "Weight (gamma) and bias (beta)", ("weight_min", "weight_max", "bias_min", "bias_max"), False),
+)
 _FIELDS = ("index", "mean", "var", "weight", "running_mean", "running_var", "d", "z")  # r follows from these
 
 
@@ -26,7 +32,7 @@ def content(report: StatsReport) -> Content:
     plain = without(report)
     tables = view(plain).tables
     paths = tuple(layer.path or layer.kind for layer in report.layers)
-    pictures = [depth([report])] if _compared(report) else []
+    pictures = [depth([report])] if _compared(report) else _ranges(report)
     full = heat(report)
     pictures += [full] if full else []
     return Content(
@@ -34,7 +40,7 @@ def content(report: StatsReport) -> Content:
         pictures=tuple(pictures),
         layers=Rows(tables[0], paths) if tables else None,
         per_layer=channels(report),
-        fields=_FIELDS,
+        vectors=pack(report, _FIELDS),
         lacks=_lacks(report),
     )
 
@@ -54,8 +60,9 @@ def _verdict(report: StatsReport, table: Table | None) -> str:
         return "No BatchNorm layer was executed."
     count = f"{len(report.layers):,} layer{'s' * (len(report.layers) != 1)}"
     if not _compared(report):
-        what = "Stored values" if report.num_images is None else "Statistics"
-        return f"{what} of {count}; there are no running statistics of a batch to compare with."
+        if report.num_images is None:
+            return f"Stored values of {count}; nothing was run, so there is nothing to compare them with."
+        return f"Statistics of {count}, which keep no running statistics to compare with."
     marked = {row for row, _ in table.levels} if table else set()
     worst = max(report.layers, key=_far)
     told = f"the mean is furthest off in {worst.path or worst.kind} (|d| up to {number(worst.d_max)})"
@@ -66,6 +73,19 @@ def _verdict(report: StatsReport, table: Table | None) -> str:
 
 def _far(layer: StatsLayer) -> float:
     return -1.0 if layer.d_max is None else layer.d_max
+
+
+def _ranges(report: StatsReport) -> list[Picture]:
+    """Of a report that compares nothing: ranges over the channels of each layer."""
+    paths = [layer.path or layer.kind for layer in report.layers]
+    pictures = []
+    for key, title, fields, log in _RANGES:
+        values = {name: tuple(getattr(layer, name) for layer in report.layers) for name in fields}
+        curves = [Curve(name, found) for name, found in values.items() if any(value is not None for value in found)]
+        if curves:
+            caption = "The least and the most over the channels of each layer."
+            pictures.append(over_layers(key, title, caption, paths, curves, unit=key, log=log))
+    return pictures
 
 
 def _lacks(report: StatsReport) -> tuple[str, ...]:

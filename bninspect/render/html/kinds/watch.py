@@ -4,27 +4,51 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bninspect.render._view import view
 from bninspect.render._watch import verdict
 from bninspect.render.html._section import Content, Rows, anchored
+from bninspect.render.html._vectors import Vectors, packed
+from bninspect.render.html.pictures import label
 from bninspect.render.html.pictures.over_layers import Curve, over_layers
+from bninspect.render.html.pictures.steps import of_layer, whole
 from bninspect.report import Finding, bounds
+from bninspect.report.course import WatchCourse
 
 if TYPE_CHECKING:
     from bninspect.render.html.pictures import Picture
     from bninspect.report import Alarm, WatchReport
 
 
-def content(report: WatchReport) -> Content:
-    """What stands on the page of one report."""
+def content(found: WatchReport | WatchCourse) -> Content:
+    """What stands on the page of a run's last state, and where its lines were read, of all of it."""
+    course = found if isinstance(found, WatchCourse) and found.steps else None
+    report = found.report if isinstance(found, WatchCourse) else found
     tables = view(report).tables
     paths = tuple(layer.path or layer.kind for layer in report.layers)
     return Content(
         verdict=verdict(report),
-        pictures=_distances(report, paths) if tables else (),
+        pictures=(whole(course),) if course else _distances(report, paths) if tables else (),
         layers=Rows(tables[0], paths) if tables else None,
         findings=anchored(map(_finding, report.alarms)),
+        per_layer=of_layer() if course else (),
+        vectors=_vectors(course) if course else None,
     )
+
+
+def _vectors(course: WatchCourse) -> Vectors:
+    """The figures of each layer over the steps, and its alarms."""
+    size = len(course.steps)
+    rows = []
+    for at, path in enumerate(course.paths):
+        found = [alarm for alarm in course.report.alarms if any(place.path == path for place in alarm.layers)]
+        own = {"zero": [0] * len(found), "one": [1] * len(found), "codes": [label(alarm.code) for alarm in found]}
+        alarms = [alarm.step for alarm in found]
+        rows.append({"path": path, "size": size, "start": at * size, "eps": 0, "alarms": alarms, **own})
+    steps = np.tile(np.asarray(course.steps, np.float64), len(course.paths))
+    block = packed([steps, *(figure.T.ravel() for figure in course.figures.values())])
+    return Vectors(("index", *course.figures), tuple(rows), block, unit="step")
 
 
 def _distances(report: WatchReport, paths: tuple[str, ...]) -> tuple[Picture, ...]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bninspect.render.html.pictures import Picture
+from bninspect.report import bounds
 
 if TYPE_CHECKING:
     from bninspect.report import StatsReport
 
 _HOVER = "channel %{customdata}<br>%{xaxis.title.text}: %{x:.4g}<br>%{yaxis.title.text}: %{y:.4g}<extra></extra>"
+
+_DEAD = {"$dead": bounds.DEAD, "yes": "x", "no": "circle"}
 
 
 def channels(report: StatsReport) -> tuple[Picture, ...]:
@@ -31,7 +34,7 @@ def against(key: str, x: str, y: str, title: str, *, log: bool = False) -> Pictu
     scale = {"type": "log"} if log else {}
     points = {
         "type": "scatter", "mode": "markers", "x": {"$": x}, "y": {"$": y}, "customdata": {"$": "number"},
-        "marker": {"color": "var(--line1)", "size": 5, "opacity": 0.7}, "hovertemplate": _HOVER,
+        "marker": {"color": "var(--line1)", "size": 5, "opacity": 0.7, "symbol": _DEAD}, "hovertemplate": _HOVER,
     }  # fmt: skip
     ends = {"$ends": [x, y], "log": log}
     equal = {
@@ -41,7 +44,7 @@ def against(key: str, x: str, y: str, title: str, *, log: bool = False) -> Pictu
     return Picture(
         key=key,
         title=title,
-        caption="A dot is a channel; on the dotted line both are equal.",
+        caption="A dot is a channel, a cross a dead one; on the dotted line both are equal.",
         traces=(equal, points),
         layout=_axes({"title": {"text": x}, **scale}, {"title": {"text": y}, **scale}),
     )
