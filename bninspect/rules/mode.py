@@ -64,7 +64,7 @@ def bn203_frozen_affine_live_statistics(facts: Facts) -> Iterator[Hit]:
     Hit: requires_grad=False on every parameter of a backbone in train mode.
 
     Miss: the same layer in eval mode; a model that is handed over in eval mode shows nothing of its training, and one
-    that was only just built has a mode that nobody chose: told as info.
+    that was only just built, all layers in train mode, has a mode that nobody chose: told as info.
     """
     for bn in facts.having("training", "trainable", "track_running_stats", "running_mean"):
         if bn.training and bn.track_running_stats and not bn.trainable and bn.momentum != 0 and not bn.frozen:

@@ -73,6 +73,27 @@ def test_a_module_that_was_pickled_has_the_mode_that_it_was_saved_in(made, tmp_p
         assert [severity for severity, _ in found] == expected
 
 
+def test_a_factory_that_put_a_part_into_eval_mode_chose_the_mode_of_the_rest(made):
+    """All in eval mode shows nothing of the training; all in train mode may be how they were built."""
+    folder, _ = made
+    lines = (
+        "def frozen_part():",
+        "    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))",
+        "    model.requires_grad_(False)",
+        "    model[1].eval()",
+        "    return model",
+        "def all_trained():",
+        "    return frozen_part().train()",
+        "def all_eval():",
+        "    return frozen_part().eval()",
+    )
+    (folder / "nets.py").write_text(NETS + "\n" + "\n".join(lines))
+    severities = {"frozen_part": ["warning"], "all_trained": ["info"], "all_eval": []}
+    for name, expected in severities.items():
+        found = on_the_command_line(f"{folder}/nets.py:{name}", "BN203")
+        assert [severity for severity, _ in found] == expected
+
+
 def test_a_converted_net_for_inference_is_no_failure(made):
     folder, _ = made
     assert CliRunner().invoke(cli, ["check", f"{folder}/nets.py:no_momentum", "--input", "3,8,8"]).exit_code == 0

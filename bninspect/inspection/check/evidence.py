@@ -104,7 +104,7 @@ class _Gathering:
             or any(name.rpartition(".")[2] == "n_averaged" for name, _ in self.model.named_buffers()),
             adapting=_adapting(self.model),
             exported=self.exported,
-            built=self.request.source.model_kind not in (None, "pickled module"),
+            built=self.request.source.model_kind not in (None, "pickled module") and not self._has_chosen_modes(),
             missing_keys=self.request.source.missing_keys,
             why=self.why,
         )
@@ -112,6 +112,11 @@ class _Gathering:
         tool = report.tool if report else tool_of(self.place, dtype, "eval")
         shape = tuple(self.first[0].shape) if self.first and self.request.by is None else None
         return Evidence(facts, tool, report.num_images if report else None, shape, tuple(dict.fromkeys(self.notes)))
+
+    def _has_chosen_modes(self) -> bool:
+        """Whether layers are in different modes, which nobody builds: somebody called train() or eval() on a part."""
+        modes = {layer.training for layer in self.layers.values() if not layer.kind.startswith("Frozen")}
+        return {True, False} <= modes
 
     def _graph(self) -> Graph | None:
         """The graph, seen on meta or, where values are needed, for real with two images."""
