@@ -265,11 +265,17 @@ def _filled(model: Model, settings: Mapping[str, Any]) -> Model:
 
 
 def with_remarks(report: Any, model: Model) -> Any:
-    """The report with what was found out about the model while it was built."""
+    """The report with what was found out about the model while it was built, but for what a finding says itself."""
     import msgspec
 
-    remarks = getattr(model, "remarks", ())
+    found = any(finding.code == "BN116" for finding in getattr(report, "findings", ()))
+    remarks = remarks_of(model, missing=not found)
     return msgspec.structs.replace(report, notes=(*report.notes, *dict.fromkeys(remarks)))
+
+
+def remarks_of(model: Any, *, missing: bool = True) -> tuple[str, ...]:
+    """What was found out about a model while it was built; on keys that a file lacks as well, or not."""
+    return (*getattr(model, "remarks", ()), *(getattr(model, "missing", ()) if missing else ()))
 
 
 def is_stored(model: Model | None) -> bool:

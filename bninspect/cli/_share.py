@@ -61,7 +61,7 @@ def measure(model: str, batch: str, settings: dict[str, Any]) -> None:
             pick=given.pick,
             own_share=given.own_share,
             source=options.source_of(found, given),
-            notes=(*found.notes, *dict.fromkeys(getattr(found, "remarks", ()))),
+            notes=(*found.notes, *dict.fromkeys(options.remarks_of(found))),
             on_chunk=on_chunk,
         )
     if rank == 0:

@@ -34,8 +34,8 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     ``outline()`` makes the same layers without the trained values, where that is cheaper: neither shapes nor the values
     of another file need them. ``transforms()`` says what an image goes through before this model sees it, by name and
     as a function of a PIL image; ``input_size()`` the shape that it has then, and whose, where that is known.
-    ``remarks`` are notes that are only known once it was built, ``unfilled``
-    the keys that a file of values did not fill, ``counters`` those that count averages of its values.
+    ``remarks`` are notes that are only known once it was built, ``missing`` those on keys that a file of values lacks,
+    ``unfilled`` the keys that it did not fill, ``counters`` those that count averages of its values.
     """
 
     name: str
@@ -47,6 +47,7 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None
     notes: tuple[str, ...] = ()
     remarks: list[str] = []
+    missing: list[str] = []
     unfilled: list[str] = []
     counters: list[str] = []
     evidence: Literal["module"] = "module"

@@ -74,12 +74,14 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True, which: str 
         SourceError: from ``build()``, where the file cannot be read, or does not fit; at once where it is an address.
     """
     refuse_address(path)
-    remarks, unfilled, counters = list(model.remarks), list(model.unfilled), list(model.counters)
+    remarks, missing = list(model.remarks), list(model.missing)
+    unfilled, counters = list(model.unfilled), list(model.counters)
 
     def build() -> nn.Module:
         net = (model.outline or model.build)()
-        said, without, counting = _fill(net, model.name, path, strict=strict, which=which)
+        said, lacking, without, counting = _fill(net, model.name, path, strict=strict, which=which)
         remarks.extend(said)
+        missing.extend(lacking)
         unfilled.extend(without)
         counters.extend(counting)
         return net
@@ -91,13 +93,14 @@ def with_values(model: LiveModel, path: str, *, strict: bool = True, which: str 
         transforms=model.transforms,
         weights=_text(path),
         remarks=remarks,
+        missing=missing,
         unfilled=unfilled,
         counters=counters,
     )
 
 
 def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | None) -> tuple[list[str], ...]:
-    """Load the values; remarks, keys that keep the values they were built with, and keys that count averages."""
+    """Load the values; remarks, those on missing keys, keys that keep their values, and keys that count averages."""
     import torch
 
     from bninspect.models.stored.reading import read_state
@@ -108,7 +111,7 @@ def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | No
     faults = _faults(own, {key: tuple(value.shape) for key, value in found.values.items()}, found.unexpected)
     if faults and (strict or not values):
         raise SourceError(
-            f"{printable(path)} does not fit {printable(name)}: {'; '.join(faults)}"
+            f"{printable(path)} does not fit {printable(name)}: {'; '.join(faults.values())}"
             + (" (--no-strict loads what fits)" if strict and values else "")
         )
     if real := {
@@ -117,7 +120,9 @@ def _fill(net: nn.Module, name: str, path: str, *, strict: bool, which: str | No
         net.load_state_dict(real, strict=False)
     place = [f"values of {printable(path)} found {found.place}"] if found.place else []
     unfilled = [_text(key) for key in own if key not in values and not key.endswith("num_batches_tracked")]
-    return [*place, *(f"of {printable(path)} not loaded: {fault}" for fault in faults)], unfilled, [*found.counters]
+    said = {what: f"of {printable(path)} not loaded: {fault}" for what, fault in faults.items()}
+    lacking = [said.pop("missing")] if "missing" in said else []
+    return [*place, *said.values()], lacking, unfilled, [*found.counters]
 
 
 def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
@@ -126,7 +131,9 @@ def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
     return is_lazy(tensor) or tuple(tensor.shape) == shape
 
 
-def _faults(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], unexpected: tuple[str, ...]) -> list[str]:
+def _faults(
+    own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], unexpected: tuple[str, ...]
+) -> dict[str, str]:
     """What does not fit, in words: missing, unexpected and mis-shaped keys; old files hold no batch counters."""
     missing = [key for key in own if key not in shapes and not key.endswith("num_batches_tracked")]
     other = [
@@ -135,7 +142,7 @@ def _faults(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], un
         if key in shapes and not _has_shape(own[key], shapes[key])
     ]
     named = (("missing", missing), ("unexpected", list(unexpected)), ("of another shape", other))
-    return [f"{len(keys)} {what} ({_few(keys)})" for what, keys in named if keys]
+    return {what: f"{len(keys)} {what} ({_few(keys)})" for what, keys in named if keys}
 
 
 def _few(keys: list[str]) -> str:

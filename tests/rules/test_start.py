@@ -7,8 +7,11 @@ import copy
 import pytest
 import torch
 from healthy import build, calibrate, smooth, train_a_little
+from small import small, train
 from torch import nn
+from torch.optim.swa_utils import update_bn
 from torchvision.models import googlenet, resnet18
+from torchvision.ops import FrozenBatchNorm2d
 
 import bninspect
 from bninspect.cli import _options as options
@@ -54,6 +57,68 @@ def severities(model):
     return {
         finding.severity: [place.path for place in finding.layers] for finding in found(model, "BN114")
     }  # fmt: skip
+
+
+def test_bn104_hits_an_average_of_parameters_alone():
+    model = small()
+    teacher = copy.deepcopy(model)
+    train(model, 3)
+    with torch.no_grad():
+        for mean, value in zip(teacher.parameters(), model.parameters(), strict=True):
+            mean.mul_(0.5).add_(value, alpha=0.5)
+    (finding,) = found(teacher, "BN104")
+    assert (finding.severity, finding.path) == ("error", "1")
+
+
+def test_bn104_misses_what_looks_alike():
+    model = train(small(), 3)
+    assert not found(small(), "BN104")
+    assert not found(model, "BN104")
+    old = {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
+    loaded = small()
+    loaded.load_state_dict(old)
+    assert int(loaded[1].num_batches_tracked) == 0
+    assert not found(loaded, "BN104")
+    frozen = FrozenBatchNorm2d(8, eps=0.0)
+    frozen.weight.uniform_(0.5, 1.5)
+    assert not found(nn.Sequential(nn.Conv2d(3, 8, 3), frozen), "BN104")
+
+
+def test_bn104_only_warns_where_all_layers_agree_in_eval():
+    model = nn.Sequential(*small(), nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8)).eval()
+    train_a_little(model)
+    (finding,) = found(model, "BN104")
+    assert (finding.severity, len(finding.layers)) == ("warning", 2)
+    calibrate(model[:2], smooth(8, 3, 16, 16))
+    (finding,) = found(model, "BN104")
+    assert (finding.severity, finding.path) == ("error", "4")
+
+
+def test_bn104_tells_of_a_layer_that_does_not_run_in_eval():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.aux = small(), small()
+
+        def forward(self, x):
+            return (self.main(x), self.aux(x)) if self.training else self.main(x)
+
+    model = calibrate(train_a_little(Auxiliary()), smooth(8, 3, 16, 16))
+    (finding,) = found(model, "BN104")
+    assert (finding.severity, finding.path) == ("info", "aux.1")
+
+
+def test_bn105_hits_new_models():
+    for model in (resnet18(weights=None), resnet18(weights=None, zero_init_residual=True)):
+        report = bninspect.check(model)
+        assert [finding.code for finding in report.findings] == ["BN105"]
+        assert report.findings[0].path is None
+
+
+def test_bn105_misses_a_model_with_one_trained_layer():
+    model = resnet18(weights=None)
+    train_a_little(model.layer1[0])
+    assert not found(model, "BN105")
 
 
 def test_bn114_hits_a_layer_whose_key_was_renamed(good, tmp_path):
@@ -223,3 +288,44 @@ def test_bn113_misses_statistics_that_fit_the_data(good):
     for index in (1, 4):
         model[index].running_var.mul_(9).add_(1)
     assert [finding.path for finding in found(model, "BN113", x)] == ["1"]
+
+
+@pytest.mark.parametrize(("momentum", "updates"), [(0.1, 44), (0.01, 459), (0.001, 4603), (3e-4, 15349)])
+def test_bn113_counts_until_a_hundredth_is_left(momentum, updates):
+    model = nn.BatchNorm1d(4, momentum=momentum)
+    model.num_batches_tracked.fill_(updates - 1)
+    assert found(model, "BN113", input_size=(4,))
+    model.num_batches_tracked.fill_(updates)
+    assert not found(model, "BN113", input_size=(4,))
+
+
+def test_bn113_hits_a_short_training():
+    model = train(small(), 10)
+    (finding,) = found(model, "BN113")
+    assert finding.severity == "warning"
+    assert finding.evidence == {"num_batches_tracked": 10, "momentum": 0.1, "initial_share": 0.9**10}
+
+
+def test_bn113_misses_recalibrated_old_and_new_statistics():
+    model = train(small(), 10)
+    recalibrated = copy.deepcopy(model)
+    update_bn([torch.randn(8, 3, 8, 8) * 0.1 for _ in range(3)], recalibrated)
+    report = bninspect.check(recalibrated, select=["BN113"])
+    assert not report.findings
+    assert "recalibrated" in report.silent[0].reason
+    assert not found(small(), "BN113")
+    assert not found(train(small(), 50), "BN113")
+
+
+def test_missing_keys_are_told_once(renamed, run, tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), "
+        "nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))"
+    )
+    model = ("nets.py:net", "--checkpoint", renamed, "--no-strict", "--input", "3,8,8")
+    _, out, _ = run("check", *model)
+    assert "BN116" in out
+    assert "missing (" not in out
+    assert "5 unexpected (norm.weight" in out
+    for words in (("check", *model, "--ignore", "BN116"), ("summary", *model)):
+        assert "not loaded: 4 missing (4.weight" in run(*words)[1]
