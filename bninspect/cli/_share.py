@@ -43,7 +43,15 @@ def measure(model: str, batch: str, settings: dict[str, Any]) -> None:
     if given.synthetic:
         raise click.UsageError("--parts is for a data set, and a random batch is made up: leave --parts out")
     built = options.build(found, settings["seed"])
-    with _progress(rank, world_size) as on_chunk:
+    images = 0
+
+    def count(progress: Progress) -> None:
+        nonlocal images
+        images = progress.images
+        if show is not None:
+            show(progress)
+
+    with _progress(rank, world_size) as show:
         bninspect.population(
             built,
             given.data,
@@ -62,8 +70,10 @@ def measure(model: str, batch: str, settings: dict[str, Any]) -> None:
             own_share=given.own_share,
             source=options.source_of(found, given),
             notes=(*found.notes, *dict.fromkeys(options.remarks_of(found))),
-            on_chunk=on_chunk,
+            on_chunk=count,
         )
+    if not images:
+        click.echo(f"the share of rank {rank} is empty: its part holds no image", err=True)
     if rank == 0:
         then = f"bninspect merge {shlex.quote(settings['parts'])}"
         click.echo(f"rank 0 is done; when all are: {printable(then)}", err=True)

@@ -33,6 +33,9 @@ def of_rank(rank, world_size):
 
 def stream():
     yield from of_rank(0, 1)
+
+def nothing(rank, world_size):
+    return iter(())
 """
 
 
@@ -89,6 +92,21 @@ def test_a_function_of_rank_and_world_size_gives_each_its_share(work, run):
     code, _, err = work(0, 2, "--parts", "q", batch="data.py:stream")
     assert code == 2
     assert "a generator cannot be cut into 2 shares: give a map-style data set, or a function that takes rank" in err
+
+
+def test_an_empty_share_is_said_and_only_all_of_them_are_an_error(work, run):
+    code, out, err = work(11, 12, "--parts", "p", batch="data.py:of_rank")
+    assert (code, out, err) == (0, "", "the share of rank 11 is empty: its part holds no image\n")
+    said = [work(rank, 12, "--parts", "p", batch="data.py:of_rank")[2] for rank in range(11)]
+    assert [rank for rank, text in enumerate(said) if "is empty" in text] == [10]
+    assert json.loads(run("merge", "p", "--format", "json")[1])["num_images"] == 50
+    for rank in range(2):
+        code, _, err = work(rank, 2, "--parts", "q", batch="data.py:nothing")
+        assert (code, f"the share of rank {rank} is empty" in err) == (0, True)
+    code, out, err = run("merge", "q")
+    assert (code, out) == (2, "")
+    assert "no part holds an image: the data gave none" in err
+    assert work(0, 1, "--parts", "r", batch="data.py:nothing")[0] == 2
 
 
 def test_a_snapshot_of_the_merged_report(work, run):
@@ -162,6 +180,15 @@ def test_what_the_environment_says_is_refused_in_a_sentence(run, tmp_path, monke
     code, out, err = run("stats", "net.py:model", "--batch", "net.py:data", "--parts", "run")
     assert (code, out) == (2, "")
     assert words in err
+
+
+def test_of_threads_on_nested_levels_the_first_counts(work, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,4")
+    assert work(0, 1, "--parts", "p")[0] == 0
+    assert torch.get_num_threads() == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    code, _, err = work(0, 1, "--parts", "p")
+    assert (code, "threads is 2, and 4 in this run" in err) == (2, True)
 
 
 def test_a_class_that_makes_the_data(run, tmp_path):

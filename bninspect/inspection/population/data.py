@@ -191,12 +191,12 @@ def _span(chunk: Any) -> Any:
 
 
 def _reader(dataset: Any, loader: Any, workers: int, pick: Pick) -> Callable[[Iterable[Any]], Iterator[Any]]:
-    names = ("collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
+    names = ("collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "prefetch_factor")
     given = {name: getattr(loader, name) for name in names} if loader else {}
     number = workers or (loader.num_workers if loader else 0)
     if not number:
-        given.pop("timeout", None)
-        given.pop("multiprocessing_context", None)
+        for name in ("timeout", "multiprocessing_context", "prefetch_factor"):
+            given.pop(name, None)
 
     def read(chunks: Iterable[Any]) -> Iterator[Any]:
         asked: list[list[int]] = []

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import bninspect
 from bninspect import codec
 from bninspect.errors import InputError, SourceError
+from bninspect.inspection.population.data import _reader
 
 MARK = "bninspect.part"
 
@@ -45,6 +46,17 @@ def test_a_loader_of_whole_batches_is_a_stream_of_one_process(model, tmp_path):
     assert merged.layers[0].channels.var == pytest.approx(expected.layers[0].channels.var)
     with pytest.raises(InputError, match=r"items are whole batches \(batch_size=None\) cannot be cut into 2 shares"):
         bninspect.population(model, loader, tmp_path / "two", rank=0, world_size=2)
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_loader_reads_as_far_ahead_as_it_did(factor):
+    loader = DataLoader(Subset(Batches(), range(5)), batch_size=1, num_workers=1, prefetch_factor=factor)
+    asked = []
+    chunks = (asked.append(index) or [index % 5] for index in range(40))
+    pieces = _reader(loader.dataset, loader, 0, lambda step: step)(chunks)
+    next(pieces)
+    assert len(asked) == factor + 1
+    pieces.close()
 
 
 class Noisy(Dataset):
