@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 
 _COLOURS = (1, 3, 4)  # channels of an image
+_HINTS = (  # by words of an error
+    (("argument", " given"), "an input that is taken by name: --batch-key ARGUMENT=KEY, or forward="),
+    (
+        ("required positional argument",),
+        "a model that takes more than one tensor: --batch-key image,mask names them in order; --forward, or forward=, "
+        "runs a step as the loader gave it",
+    ),
+    (("list of",), "a list of images: --forward, or forward=, runs a step as the loader gave it"),
+)
 
 
 def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str, by: Forward | None = None) -> Any:
@@ -39,39 +48,35 @@ def forward(twin: nn.Module, inputs: Sequence[Any], *, what: str, by: Forward | 
         given = f"by {_name(by)}" if by else f"on {_sizes(inputs)}"
         raise ForwardError(
             f"the forward of {printable(what)} {given} failed in {_where(error, twin, by)}: "
-            f"{brief(error)}{_hint(error, inputs)}"
+            f"{brief(error)}{_hint(error, inputs, by)}"
         ) from error
 
 
 def _stepped(twin: nn.Module, inputs: Sequence[Any], by: Forward) -> Any:
     """What the user's function gives; it gets inputs of its own, and the modes stay as they were set."""
     modes = {id(module): module.training for module in twin.modules()}
+    mode = twin.training
     output = by(twin, *map(fresh, inputs))
     if any(modes.get(id(module), module.training) != module.training for module in twin.modules()):
         raise ForwardError(
-            f"{_name(by)} puts the model into another mode, and it is to run in the one that was asked for: leave "
-            "train() and eval() out of it"
+            f"{_name(by)} puts the model or a part of it into another mode, and it runs in "
+            f"{'train' if mode else 'eval'} mode here: leave train() and eval() out of it (stats has --mode, mode=)"
         )
     return output
 
 
-def _hint(error: Exception, inputs: Sequence[Any]) -> str:
+def _hint(error: Exception, inputs: Sequence[Any], by: Forward | None) -> str:
     """What would help, where that can be told from the error and the input."""
     if "does not require grad" in str(error):
         return " (nothing asks for gradients here: a step that does runs inside torch.enable_grad())"
     names = next((list(parts_of(step) or ()) for step in inputs if has_names(step)), [])
     if names and isinstance(error, (TypeError, AttributeError, KeyError)):
         return f" (a step holds {', '.join(printable(str(name), 40) for name in names[:12])})"
-    if isinstance(error, TypeError) and "argument" in str(error) and "given" in str(error):
-        return " (an input that is taken by name: --batch-key ARGUMENT=KEY, or forward=lambda model, step: ...)"
-    if isinstance(error, TypeError) and "required positional argument" in str(error):
-        return (
-            " (a model that takes more than one tensor: --batch-key image,mask names them in order; --forward, or "
-            "forward=, runs a step as the loader gave it)"
-        )
     shapes = [value.shape for value in inputs if isinstance(value, Tensor) and value.dim() == 4]
     if "channels" in str(error) and any(shape[3] in _COLOURS and shape[1] not in _COLOURS for shape in shapes):
         return " (channels seem to be last: permute(0, 3, 1, 2))"
+    if by is None and isinstance(error, (TypeError, ValueError)):
+        return next((f" ({hint})" for words, hint in _HINTS if all(word in str(error) for word in words)), "")
     return ""
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fingerprint import fingerprint
 from torch import nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 import bninspect
 from bninspect.errors import ForwardError, InputError
@@ -203,9 +204,21 @@ class Pairs(nn.Module):
         return self.bn(image) * mask
 
 
+class Boxes(nn.Module):
+    """Takes images as torchvision's detection models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.transform, self.bn = GeneralizedRCNNTransform(32, 64, [0.0] * 3, [1.0] * 3), nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        return self.bn(self.transform(images)[0].tensors)
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "hint"),
     [
+        (Boxes(), (3, 40, 40), r"a list of images: --forward, or forward=, runs a step as the loader gave it"),
         (Pairs(), (2, 3, 8, 8), "--forward, or forward=, runs a step as the loader gave it"),
         (
             nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),

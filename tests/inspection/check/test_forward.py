@@ -185,7 +185,7 @@ def test_bad_use_is_said(spoiled, pieces):
     def train(model, step):
         return model.train()(step)
 
-    with pytest.raises(ForwardError, match="train puts the model into another mode"):
+    with pytest.raises(ForwardError, match="train into another mode, and it runs in eval mode here"):
         bninspect.check(spoiled, pieces, forward=train)
     with pytest.raises(InputError, match="no batch was given"):
         bninspect.check(spoiled, forward=train)

@@ -121,7 +121,7 @@ def test_steps_that_cannot_be_known_again_are_not_compared(model):
 
 def test_a_single_step_and_bad_use(model):
     before = fingerprint(model)
-    with pytest.raises(ForwardError, match="puts the model into another mode"):
+    with pytest.raises(ForwardError, match="into another mode, and it runs in eval mode here"):
         bninspect.recalibrate(model, [X], forward=lambda model, step: model.train()(step))
     with pytest.raises(InputError, match="can be gone through once"):
         bninspect.recalibrate(model, iter([X]), forward=by_name)
