@@ -34,11 +34,11 @@ def bn405_too_few_values(facts: Facts, *, few: float = 8.0) -> Iterator[Hit | Si
         yield Silence("the batch size of training is not known: give batch_size (--batch-size), or batches as a loader")
         return
     for bn in facts.having("node"):
+        if bn.frozen or not bn.node.values_per_image:  # a head that found nothing to look at
+            continue
         values = facts.batch_size * bn.node.values_per_image
         needed = int(-(-few // bn.node.values_per_image))
         numbers = {"values_per_channel": values, "batch_size": facts.batch_size, "needed": needed}
-        if bn.frozen:
-            continue
         told = f"{values:,.0f} values per channel in a batch of {facts.batch_size:,}; {needed:,} images would do"
         if values <= 1:
             yield bn.hit("one value per channel: training raises an error", None, "error", **numbers)

@@ -179,3 +179,19 @@ def test_variance_within_batches_is_that_of_its_definition():
         inputs = [model[0](batch).double().transpose(0, 1).flatten(1) for batch in batches]
     slow = sum(x.var(1, correction=0) * x.shape[1] for x in inputs) / sum(x.shape[1] - 1 for x in inputs)
     torch.testing.assert_close(torch.from_numpy(within.variances()["1"]), slow, rtol=1e-5, atol=0)
+
+
+def test_bn405_passes_over_a_layer_that_got_nothing():
+    """As the head of a detection model that found no box."""
+
+    class Boxes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.whole, self.boxes = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            self.boxes(x[:0])
+            return self.whole(x[:, :, :1, :1])
+
+    report = bninspect.check(Boxes(), input_size=(3, 8, 8), batch_size=2, select=["BN405"])
+    assert [place.path for finding in report.findings for place in finding.layers] == ["whole"]

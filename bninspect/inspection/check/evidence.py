@@ -156,7 +156,9 @@ class _Gathering:
         images = length_of(step)
         if images is not None and images > 2:
             with contextlib.suppress(ForwardError, UncutError):
-                return self._seen_in_a_step(next(split(step, 2)))
+                found = self._seen_in_a_step(next(split(step, 2)))
+                if _images_of(found[0]) in (2, None):
+                    return found
         twin = self.runner.twin()
         self.notes += [*scripted(twin), *remarks(twin)]
         inputs = tuple(moved(value, self.place) for value in step)
