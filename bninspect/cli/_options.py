@@ -153,8 +153,8 @@ def batch_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--transforms", metavar="NAME", help="Of images: as ResNet50_Weights.DEFAULT; default the model's."
         ),
-        key_option,
         forward_option,
+        key_option,
     ):
         command = option(command)
     return command
