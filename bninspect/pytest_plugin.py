@@ -66,7 +66,7 @@ class BatchNormSnapshot:
             name: of the snapshot, for a test that has several.
             tolerance: as :func:`bninspect.diff` takes it.
             channels: store the channel vectors too, and not their ranges alone.
-            settings: ``mode``, ``batch_size``, ``device``, ``layer`` of :func:`bninspect.stats`.
+            settings: ``mode``, ``batch_size``, ``device``, ``layer``, ``forward`` of :func:`bninspect.stats`.
         """
         __tracebackhide__ = True
         import msgspec
