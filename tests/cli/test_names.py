@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -163,8 +164,9 @@ def test_labels_are_found_beside_inputs_by_name(run, tmp_path):
 
 
 def test_a_dict_in_the_api_is_told_how_to_be_used():
-    images = torch.randn(4, 3, 8, 8)
-    for use in (bninspect.stats, bninspect.check, bninspect.recalibrate):
-        words = r"held dict of image, label: forward=lambda model, step: model\(step\['image'\]\)"
-        with pytest.raises(InputError, match=words):
-            use(nn.Sequential(nn.BatchNorm2d(3)), [{"image": images, "label": torch.arange(4)}])
+    step = {"image": torch.randn(4, 3, 8, 8), "label": torch.arange(4)}
+    words = r"held dict of image, label: forward=lambda model, step: model\(step\['image'\]\)"
+    for use in (bninspect.stats, bninspect.check, bninspect.recalibrate, partial(bninspect.noise, batch_size=2)):
+        for batch in ([step], step):
+            with pytest.raises(InputError, match=words):
+                use(nn.Sequential(nn.BatchNorm2d(3)), batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,7 +55,7 @@ class Pieces:
         self._pieces: Any = batch
         if batch is None:
             return
-        if is_one_step(batch) and (opaque or isinstance(batch, (Tensor, tuple))):
+        if is_one_step(batch) and (opaque or isinstance(batch, (Tensor, tuple, Mapping))):
             self.first = self._inputs(batch)
             self._pieces = (batch,) if opaque else batch
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +76,7 @@ def _counted(inputs: tuple[Any, ...], runner: Runner) -> int:
 
 def _inputs(batch: Any) -> Any:
     """Without the labels that a loader's ``[input, label]`` has."""
-    if isinstance(batch, Tensor):
+    if isinstance(batch, (Tensor, Mapping)):
         return batch
     return (piece[0] if isinstance(piece, list) and piece else piece for piece in batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -64,7 +65,7 @@ class Data:
         return output, labels_of(step.inputs[0], images)
 
     def _split(self) -> Iterator[Step]:
-        for piece in (self.batch,) if isinstance(self.batch, Tensor) else self.batch:
+        for piece in (self.batch,) if isinstance(self.batch, (Tensor, Mapping)) else self.batch:
             inputs, labels = _parts(piece)
             start = 0
             for part in pieces_of([inputs], self.batch_size):

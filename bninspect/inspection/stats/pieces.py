@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ def pieces_of(batch: Any, batch_size: int | None) -> Iterator[tuple[Any, ...]]:
     """Tuples of inputs, at most ``batch_size`` images each."""
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size must be at least 1, and {batch_size} was given")
-    given = (batch,) if isinstance(batch, Tensor) else batch
+    given = (batch,) if isinstance(batch, (Tensor, Mapping)) else batch
     for piece in given:
         inputs = piece if isinstance(piece, tuple) else (piece,)
         if not all(isinstance(value, Tensor) for value in inputs) or not inputs:
