@@ -46,7 +46,12 @@ def output_options(schema: str, *, file: bool = True) -> Callable[[Callable[...,
 
     Without ``file`` there is no ``--output``: the command writes something else to a file.
     """
-    choices = click.Choice(sorted(_plugins.formats(schema)))
+    known = _plugins.formats(schema)
+    choices = click.Choice(sorted(known))
+
+    def usable(_: click.Context, __: click.Parameter, name: str) -> str:
+        getattr(known[name], "require", lambda: None)()
+        return name
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
@@ -67,6 +72,7 @@ def output_options(schema: str, *, file: bool = True) -> Callable[[Callable[...,
                 default="table",
                 show_default=True,
                 envvar="BNINSPECT_FORMAT",
+                callback=usable,
                 help="How to write the report.",
             ),
         ):

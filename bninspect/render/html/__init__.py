@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 SCHEMAS = EVERY
 
 
+def require() -> None:
+    """Say what is missing before the work whose result could not be written.
+
+    Raises:
+        BNInspectError: plotly or jinja2 is not installed.
+    """
+    from bninspect.render.html import _assets
+
+    _assets.plotly()
+
+
 def render(report: Report, *, color: bool, width: int | None) -> str:  # noqa: ARG001
     """The page of one report; the same report gives the same bytes."""
     return page([report])

@@ -8,7 +8,7 @@
 
   // ---- numbers: a block of float32, field by field, layer after layer
   const unpack = (channels) => {
-    if (!channels) return;
+    if (channels.values) return;
     const text = atob(channels.block);
     const bytes = new Uint8Array(text.length);
     for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
@@ -27,6 +27,7 @@
   const both = (a, b, change) => a && b && a.map((value, at) => change(value, b[at]));
   const vector = (channels, layer, name, got) => {
     const get = got || ((field) => {
+      unpack(channels);
       const at = channels.fields.indexOf(field);
       return at < 0 ? null : channels.values.subarray(at * channels.total + layer.start, at * channels.total + layer.start + layer.size);
     });
@@ -124,11 +125,13 @@
 
   // ---- a layer's panel
   const choose = (section, path) => {
+    if (look(section, path)) pictures.filter((picture) => picture.perLayer && picture.section === section).forEach(draw);
+  };
+  const look = (section, path) => {
     const layer = section.channels && section.channels.layers.find((row) => row.path === path);
-    if (!layer) return;
-    section.chosen = layer;
     const panel = find(`${section.mark}-panel`);
-    if (!panel) return;
+    if (!layer || !panel) return false;
+    section.chosen = layer;
     panel.querySelector("select.layer").value = path;
     const row = [...find(section.mark).querySelectorAll("tr[data-layer]")].find((one) => one.dataset.layer === path);
     const heads = row ? row.closest("table").tHead.rows[0].cells : [];
@@ -138,7 +141,7 @@
     const table = panel.querySelector("details.channels");
     table.querySelectorAll(".scroll").forEach((old) => old.remove());
     if (table.open) list(table, section);
-    pictures.filter((picture) => picture.perLayer && picture.section === section).forEach(draw);
+    return true;
   };
   const list = (details, section) => {
     const { channels, chosen } = section;
@@ -168,16 +171,17 @@
     details.append(box);
     sortable(table);
   };
+  const printable = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (char) => `\\u${char.codePointAt(0).toString(16).padStart(4, "0")}`);
   const shown = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(5))) : String(value));
   const panel = (section) => {
     const place = find(`${section.mark}-panel`);
     if (!place || !section.channels) return;
     const select = place.querySelector("select.layer");
-    for (const layer of section.channels.layers) select.add(new Option(layer.path, layer.path));
+    for (const layer of section.channels.layers) select.add(new Option(printable(layer.path), layer.path));
     select.addEventListener("change", () => { location.hash = `layer/${encodeURIComponent(select.value)}`; });
     const details = place.querySelector("details.channels");
     details.addEventListener("toggle", () => { if (details.open && !details.querySelector(".scroll")) list(details, section); });
-    choose(section, section.channels.layers[0].path);
+    look(section, section.channels.layers[0].path);
   };
 
   // ---- tables: a click on a head sorts, by the largest number of a cell or by its text
@@ -259,11 +263,11 @@
     collect(`${section.mark}-panel`, section.per_layer, section, true);
   }
   const [first] = pictures;
-  for (const section of sections.values()) { unpack(section.channels); panel(section); }
   if (first) draw(first);
   document.documentElement.dataset.first = String(Math.round(performance.now()));
   document.querySelectorAll("table.sortable").forEach(sortable);
   document.querySelectorAll(".report").forEach(searchable);
+  sections.forEach(panel);
   addEventListener("hashchange", follow);
   addEventListener("beforeprint", () => paper(true));
   addEventListener("afterprint", () => paper(false));

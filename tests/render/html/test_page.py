@@ -170,6 +170,36 @@ def test_a_missing_extra_is_told_in_one_sentence(reports, monkeypatch, page):
         page(reports["stats"])
 
 
+def test_a_missing_extra_is_told_before_any_work(run, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jinja2" else found(name))
+    code, out, err = run("check", "no_such.pt", "--format", "html")
+    assert (code, out) == (2, "")
+    assert err == "Error: a page needs plotly and jinja2, which are not installed: pip install 'bninspect[html]'\n"
+
+
+def test_a_name_steers_no_terminal_and_turns_no_text_around(reports, page):
+    name = "a\u202eb\x1b[31m"
+    layers = tuple(msgspec.structs.replace(layer, path=name + layer.path) for layer in reports["stats"].layers)
+    text = page(msgspec.structs.replace(reports["stats"], layers=layers))
+    words = html.unescape(re.sub(r"<[^>]*>", "", SCRIPT.sub("", text)))
+    assert "\u202e" not in words
+    assert "\x1b" not in words
+    assert r"a\u202eb\x1b[31m1" in words
+
+
+def test_figures_that_json_has_not_are_left_out(reports, page):
+    """The reports of Python may hold NaN and infinity."""
+    layers = [msgspec.structs.replace(layer, d_max=float("inf"), r_min=0.0, r_max=float("nan"), channels=None)
+              for layer in reports["stats"].layers]  # fmt: skip
+    text = page(msgspec.structs.replace(reports["stats"], layers=tuple(layers)))
+    assert {value for trace in data(text)["sections"][0]["pictures"][0]["traces"][1:2] for value in trace["y"]} == {
+        None
+    }
+
+
 def test_plotly_itself_is_never_imported(tmp_path, reports):
     """It takes longer than a page."""
     (tmp_path / "report.json").write_text(codec.encode(reports["stats"]))

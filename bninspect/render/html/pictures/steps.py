@@ -51,7 +51,8 @@ def whole(course: WatchCourse) -> Picture:
 def _choice(
     course: WatchCourse, name: str, field: str, most: float | None, *, signed: bool = False
 ) -> tuple[str, dict[str, Any]]:
-    figures = np.abs(np.log2(course.figures["r_median"])) if signed else course.figures[field]
+    with np.errstate(divide="ignore"):
+        figures = np.abs(np.log2(course.figures["r_median"])) if signed else course.figures[field]
     known = figures[np.isfinite(figures)]
     end = float(np.quantile(known, 0.99)) if known.size else 1.0
     end = (min(end, most) if most else end) or 1.0
