@@ -71,7 +71,10 @@ def _fitting(batch: Any) -> Iterator[tuple[Any, ...]]:
 
 def _counted(inputs: tuple[Any, ...], runner: Runner) -> int:
     """How many images a step has, which only its run can tell."""
-    return bninspect.stats(runner.model, list(inputs), forward=runner.by, device=runner.place).num_images or 0
+    found = bninspect.stats(runner.model, list(inputs), forward=runner.by, device=runner.place)
+    if not found.num_images:
+        raise InputError("the function that was given runs no BatchNorm layer of the model that it gets")
+    return found.num_images
 
 
 def _inputs(batch: Any) -> Any:

@@ -188,6 +188,8 @@ def _notes(run: Run) -> tuple[str, ...]:
     notes = []
     if not run.layers:
         notes.append(f"{run.name} has no BatchNorm layer")
+    elif run.by is not None and run.pieces and not run.images:
+        notes.append("the function that was given ran no BatchNorm layer of the model that it got: nothing was seen")
     if run.source.synthetic:
         notes.append("the batch is synthetic: distances to the running statistics say nothing about real data")
     return tuple(notes)

@@ -82,5 +82,7 @@ def test_what_cannot_be_put_together_is_said(model):
             bninspect.noise(model, steps, batch_size=20, forward=forward)
     with pytest.raises(InputError, match=r"of 20 images put together anew, the first layer sees 1[0-9]"):
         bninspect.noise(model, [{"x": X}], batch_size=20, forward=lambda model, step: model(step["x"].unique(dim=0)))
+    with pytest.raises(InputError, match="runs no BatchNorm layer of the model that it gets"):
+        bninspect.noise(model, [X], batch_size=4, forward=lambda model, step: None)
     with pytest.raises(ForwardError, match="into another mode, and it runs in eval mode here"):
         bninspect.noise(model, [X], batch_size=4, forward=lambda model, step: model.train()(step))

@@ -156,6 +156,9 @@ def test_what_cannot_run_is_said():
         bninspect.stats(Two(), [x], forward=backward)
     with pytest.raises(ForwardError, match=r"by \<lambda\> failed in layer conv, Conv2d"):
         bninspect.stats(Two(), [x[:, :2]], forward=lambda model, step: model(image=step, scale=1.0))
+    nothing = bninspect.stats(Two(), [x], forward=lambda model, step: None)
+    assert (nothing.num_images, nothing.layers) == (0, ())
+    assert "ran no BatchNorm layer of the model that it got" in nothing.notes[0]
     with pytest.raises(InputError, match="forward runs a model, and none was given"):
         bninspect.stats(None, x, forward=backward)
     with pytest.raises(InputError, match="batch_size splits tensors"):
