@@ -23,6 +23,8 @@ Examples:
   bninspect stats resnet18 --batch batch.pt --channels --sort z --top 20
   bninspect stats resnet50 --weights DEFAULT --batch photos/ --workers 4
   bninspect stats nets.py:model --batch data.py:loader --max-batches 20
+  bninspect stats nets.py:model --batch data.py:loader --batch-key x=pixel_values
+  bninspect stats nets.py:detector --batch data.py:loader --forward steps.py:step
   bninspect stats best.pt
   bninspect stats nets.py:model --checkpoint best.pt --batch batch.pt
   bninspect stats resnet18 --batch batch.pt --snapshot bn.json --update
