@@ -14,6 +14,7 @@ from bninspect.inspection.check.causes import with_causes
 from bninspect.inspection.check.remedies import command
 from bninspect.layers import BatchNormLayer
 from bninspect.report import CheckReport, Finding, Silent, Source
+from bninspect.report.measured import measured
 from bninspect.rules import catalogue
 from bninspect.rules.facts import Facts, Hit, LayerFacts, Silence
 
@@ -137,6 +138,7 @@ def _report(rules: list[Rule], facts: Facts, source: Source, **header: Any) -> C
         rules=tuple(rule.code for rule in rules),
         findings=tuple(with_causes(findings, facts)),
         silent=tuple(silent),
+        measured=tuple(measured(layer.live) for layer in facts.layers if layer.live and layer.live.d_max is not None),
         **header,
     )
 

@@ -74,9 +74,11 @@ def test_channels_come_back_as_they_are_in_the_report(reports, page):
             assert (row["path"], row["eps"]) == (layer.path, 1e-5)
 
 
-def test_the_picture_of_depth_has_the_quantiles_of_the_channels(reports, page):
+@pytest.mark.parametrize("kind", ["stats", "check"])
+def test_the_picture_of_depth_has_the_quantiles_of_the_channels(reports, page, kind):
+    """Both reports are of the same model and batch."""
     report = reports["stats"]
-    traces = data(page(report))["sections"][0]["pictures"][0]["traces"]
+    traces = data(page(reports[kind]))["sections"][0]["pictures"][0]["traces"]
     for axis, field in (("y", "d"), ("y2", "r")):
         low, high, middle = (trace["y"] for trace in traces if trace["yaxis"] == axis)
         for at, layer in enumerate(report.layers):

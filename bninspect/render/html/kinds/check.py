@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from bninspect.render._check import causes, verdict
 from bninspect.render._view import Column, Table
 from bninspect.render.html._section import Content, Rows, anchored
+from bninspect.render.html.pictures.depth import Line, depth
 from bninspect.render.html.pictures.findings import LEVELS, findings
 
 if TYPE_CHECKING:
+    from bninspect.render.html.pictures import Picture
     from bninspect.report import CheckReport, Finding
 
 _COLUMNS = (Column("layer", "left"), Column("worst", "left"), Column("findings", "left"), Column("how much", "left"))
@@ -18,17 +20,22 @@ _COLUMNS = (Column("layer", "left"), Column("worst", "left"), Column("findings",
 def content(report: CheckReport) -> Content:
     """What stands on the page of one report."""
     rows = _layers(report)
+    pictures: tuple[Picture, ...] = (depth(Line(report.measured)),) if report.measured else ()
+    pictures += (findings(report),) if rows else ()
     return Content(
         verdict=verdict(report),
-        pictures=(findings(report),) if rows else (),
+        pictures=pictures,
         findings=anchored(finding for cause, followers in causes(report) for finding in (cause, *followers)),
         layers=Rows(_table(rows), tuple(rows), "Layers with findings") if rows else None,
-        lacks=(
-            "This report holds findings alone: the page of stats (bninspect stats MODEL --batch SOURCE --channels "
-            "--format html) has the figures of all layers.",
-        )
-        * bool(report.num_layers),
+        lacks=_lacks(report),
     )
+
+
+def _lacks(report: CheckReport) -> tuple[str, ...]:
+    if not report.num_layers:
+        return ()
+    what = "each channel" if report.measured else "each layer and channel"
+    return (f"The figures of {what}: bninspect stats MODEL --batch SOURCE --channels --format html",)
 
 
 def _layers(report: CheckReport) -> dict[str, list[tuple[Finding, str]]]:

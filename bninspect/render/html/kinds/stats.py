@@ -8,7 +8,7 @@ from bninspect.render._view import number, view
 from bninspect.render.html._section import Content, Rows
 from bninspect.render.html._vectors import pack, without
 from bninspect.render.html.pictures.channels import channels
-from bninspect.render.html.pictures.depth import depth
+from bninspect.render.html.pictures.depth import depth, of_stats
 from bninspect.render.html.pictures.heat import heat
 from bninspect.render.html.pictures.over_layers import Curve, over_layers
 
@@ -32,7 +32,7 @@ def content(report: StatsReport) -> Content:
     plain = without(report)
     tables = view(plain).tables
     paths = tuple(layer.path or layer.kind for layer in report.layers)
-    pictures = [depth([report])] if _compared(report) else _ranges(report)
+    pictures = [depth(of_stats(report))] if _compared(report) else _ranges(report)
     full = heat(report)
     pictures += [full] if full else []
     return Content(
@@ -47,7 +47,9 @@ def content(report: StatsReport) -> Content:
 
 def together(reports: Sequence[StatsReport], labels: Sequence[str]) -> tuple[Picture, ...]:
     """The distances of all reports in one picture."""
-    return (depth(reports, labels),) if all(map(_compared, reports)) else ()
+    if not all(map(_compared, reports)):
+        return ()
+    return (depth(*(of_stats(report, name) for report, name in zip(reports, labels, strict=True))),)
 
 
 def _compared(report: StatsReport) -> bool:

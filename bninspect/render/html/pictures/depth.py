@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bninspect.render._view import Column, Table, number
 from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture, label, layers_axis, line, numbers
 from bninspect.report import bounds
+from bninspect.report.measured import Measured, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from bninspect.report import StatsLayer, StatsReport
 
 _ROOM = 1.15  # a picture ends a little beyond its figures
@@ -20,21 +19,42 @@ _HEADS = ("d: 5 %", "d: median", "d: 95 %", "r: 5 %", "r: median", "r: 95 %")
 _WHOLE = ("|d| median", "|d| max", "r min", "r median", "r max")
 
 
-def depth(reports: Sequence[StatsReport], names: Sequence[str] = ()) -> Picture:
-    """Median and the band of 5 to 95 % over channels; of a report without channels, what it has of each layer."""
-    detailed = all(layer.channels is not None for report in reports for layer in report.layers)
-    traces: list[dict[str, Any]] = []
-    for index, report in enumerate(reports):
-        curves = [(_quantiles if detailed else _aggregates)(layer) for layer in report.layers]
-        traces += _traces(report, curves, index, names[index] if names else "")
-    count = max((len(report.layers) for report in reports), default=0)
+class Line(NamedTuple):
+    """One report in the picture: a name, where there are several, and the figures of its layers.
+
+    ``detailed`` tells that these are of channels; else the report had no more than the median of ``|d|``, the most of
+    it, and the range of r.
+    """
+
+    layers: tuple[Measured, ...]
+    detailed: bool = True
+    name: str = ""
+
+
+def of_stats(report: StatsReport, name: str = "") -> Line:
+    """What a report of stats has to show."""
+    if all(layer.channels is not None for layer in report.layers):
+        return Line(tuple(map(measured, report.layers)), name=name)
+    return Line(tuple(map(_aggregates, report.layers)), detailed=False, name=name)
+
+
+def _aggregates(layer: StatsLayer) -> Measured:
+    """The band of ``|d|`` begins at its median."""
+    d, r = (layer.d_median, layer.d_median, layer.d_max), (layer.r_min, layer.r_median, layer.r_max)
+    return Measured(path=layer.path or layer.kind, d=d, r=r)
+
+
+def depth(*lines: Line) -> Picture:
+    """The median and the band of 5 to 95 % over channels; of a report without channels, what it has of each layer."""
+    traces = [trace for index, found in enumerate(lines) for trace in _traces(found, index)]
+    detailed = all(found.detailed for found in lines)
     return Picture(
         key="depth",
         title="How far running statistics are from those of the batch",
         caption=_caption(detailed=detailed),
         traces=tuple(traces),
-        layout=_layout(count, traces),
-        table=_table(reports[0], detailed=detailed) if len(reports) == 1 else None,
+        layout=_layout(max(len(found.layers) for found in lines), traces),
+        table=_table(lines[0]) if len(lines) == 1 else None,
         height=480,
     )
 
@@ -50,37 +70,23 @@ def _caption(*, detailed: bool) -> str:
     )
 
 
-def _quantiles(layer: StatsLayer) -> tuple[float | None, ...]:
-    assert layer.channels is not None
-    return (*_three(layer.channels.d), *_three(layer.channels.r))
-
-
-def _three(vector: Any) -> tuple[float | None, ...]:
-    known = [] if vector is None else vector[np.isfinite(vector)]
-    return tuple(np.quantile(known, (0.05, 0.5, 0.95)).tolist()) if len(known) else (None, None, None)
-
-
-def _aggregates(layer: StatsLayer) -> tuple[float | None, ...]:
-    """The band of |d| begins at its median."""
-    return layer.d_median, layer.d_median, layer.d_max, layer.r_min, layer.r_median, layer.r_max
-
-
-def _traces(report: StatsReport, curves: list[tuple[float | None, ...]], index: int, name: str) -> list[dict[str, Any]]:
-    x = list(range(1, len(curves) + 1))
-    paths = [layer.path or layer.kind for layer in report.layers]
-    texts = [label(path) for path in paths]
+def _traces(found: Line, index: int) -> list[dict[str, Any]]:
+    paths = [layer.path for layer in found.layers]
+    colour = COLOURS[index % len(COLOURS)]
     traces = []
-    for axis, what, at in (("y", "d", 0), ("y2", "r", 3)):
-        low, middle, high = (numbers(curve[at + part] for curve in curves) for part in range(3))
-        own = {"x": x, "yaxis": axis, "text": texts, "layers": paths, "legendgroup": name or what}
-        colour = COLOURS[index % len(COLOURS)]
+    for axis, what in (("y", "d"), ("y2", "r")):
+        low, middle, high = (numbers(getattr(layer, what)[part] for layer in found.layers) for part in range(3))
+        own = {
+            "x": list(range(1, len(paths) + 1)), "yaxis": axis, "text": list(map(label, paths)), "layers": paths,
+            "legendgroup": found.name or what,
+        }  # fmt: skip
         edge = {**own, "mode": "lines", "line": {"width": 0.5, "color": colour}, "showlegend": False}
         traces += [
             {**edge, "y": low, "hoverinfo": "skip"},
             {**edge, "y": high, "fill": "tonexty", "fillcolor": f"var(--band{index % len(COLOURS) + 1})",
              "hovertemplate": f"%{{text}}<br>{what}: up to %{{y:.4g}}<extra></extra>"},
-            {**own, "y": middle, "mode": "lines+markers", "name": label(name) or what,
-             "showlegend": bool(name) and at == 0,
+            {**own, "y": middle, "mode": "lines+markers", "name": label(found.name) or what,
+             "showlegend": bool(found.name) and what == "d",
              "line": {"color": colour, "dash": DASHES[index % len(DASHES)], "width": 1.5},
              "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 6},
              "hovertemplate": f"%{{text}}<br>{what}: median %{{y:.4g}}<extra></extra>"},
@@ -111,10 +117,7 @@ def _layout(count: int, traces: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _table(report: StatsReport, *, detailed: bool) -> Table:
-    heads = _HEADS if detailed else _WHOLE
-    rows = []
-    for layer in report.layers:
-        figures = _quantiles(layer) if detailed else _aggregates(layer)[1:]
-        rows.append((layer.path or layer.kind, *map(number, figures)))
-    return Table((Column("layer", "left"), *map(Column, heads)), tuple(rows))
+def _table(found: Line) -> Table:
+    first = 0 if found.detailed else 1  # which is the median again
+    rows = [(layer.path, *map(number, (*layer.d[first:], *layer.r))) for layer in found.layers]
+    return Table((Column("layer", "left"), *map(Column, _HEADS if found.detailed else _WHOLE)), tuple(rows))
