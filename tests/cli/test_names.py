@@ -170,3 +170,5 @@ def test_a_dict_in_the_api_is_told_how_to_be_used():
         for batch in ([step], step):
             with pytest.raises(InputError, match=words):
                 use(nn.Sequential(nn.BatchNorm2d(3)), batch)
+        with pytest.raises(InputError, match=r"and held int$"):
+            use(nn.Sequential(nn.BatchNorm2d(3)), 3)

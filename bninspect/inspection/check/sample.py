@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,7 +54,7 @@ class Pieces:
         self._pieces: Any = batch
         if batch is None:
             return
-        if is_one_step(batch) and (opaque or isinstance(batch, (Tensor, tuple, Mapping))):
+        if is_one_step(batch):
             self.first = self._inputs(batch)
             self._pieces = (batch,) if opaque else batch
             return

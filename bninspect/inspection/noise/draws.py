@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 import bninspect
 from bninspect import moments
 from bninspect.errors import InputError
-from bninspect.inspection.stats.pieces import as_given, first_of, pieces_of, refuse_unfit
+from bninspect.inspection.stats.pieces import as_given, first_of, given, pieces_of, refuse_unfit
 from bninspect.observe.layers import batchnorms, describe
 from bninspect.observe.outputs import scores
 from bninspect.observe.regroup import Cut
@@ -79,9 +78,7 @@ def _counted(inputs: tuple[Any, ...], runner: Runner) -> int:
 
 def _inputs(batch: Any) -> Any:
     """Without the labels that a loader's ``[input, label]`` has."""
-    if isinstance(batch, (Tensor, Mapping)):
-        return batch
-    return (piece[0] if isinstance(piece, list) and piece else piece for piece in batch)
+    return (piece[0] if isinstance(piece, list) and piece else piece for piece in given(batch))
 
 
 class Draws:

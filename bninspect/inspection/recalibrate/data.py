@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from bninspect.containers import are_labels, labels_of
 from bninspect.errors import InputError
-from bninspect.inspection.stats.pieces import as_given, pieces_of
+from bninspect.inspection.stats.pieces import as_given, given, pieces_of
 from bninspect.observe.steps import is_one_step, tensors
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Data:
 
     def __init__(self, batch: Any, batch_size: int | None, *, by: Forward | None = None) -> None:
         self.by = by
-        if not isinstance(batch, Tensor) and not (by and is_one_step(batch)) and iter(batch) is batch:
+        if not is_one_step(batch) and iter(batch) is batch:
             raise InputError(
                 f"the batch is a {type(batch).__name__}, which can be gone through once, and recalibrating goes "
                 "through the data several times: give a tensor, a list or a DataLoader"
@@ -65,7 +64,7 @@ class Data:
         return output, labels_of(step.inputs[0], images)
 
     def _split(self) -> Iterator[Step]:
-        for piece in (self.batch,) if isinstance(self.batch, (Tensor, Mapping)) else self.batch:
+        for piece in given(self.batch):
             inputs, labels = _parts(piece)
             start = 0
             for part in pieces_of([inputs], self.batch_size):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,7 @@ def pieces_of(batch: Any, batch_size: int | None) -> Iterator[tuple[Any, ...]]:
     """Tuples of inputs, at most ``batch_size`` images each."""
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size must be at least 1, and {batch_size} was given")
-    given = (batch,) if isinstance(batch, (Tensor, Mapping)) else batch
-    for piece in given:
+    for piece in given(batch):
         inputs = piece if isinstance(piece, tuple) else (piece,)
         if not all(isinstance(value, Tensor) for value in inputs) or not inputs:
             raise InputError(
@@ -37,6 +35,11 @@ def pieces_of(batch: Any, batch_size: int | None) -> Iterator[tuple[Any, ...]]:
             yield inputs
         else:
             yield from zip(*(value.split(batch_size) for value in inputs), strict=True)
+
+
+def given(batch: Any) -> Any:
+    """The pieces of a batch, of which a tuple has several; what is a single one is not gone through."""
+    return batch if isinstance(batch, tuple) else steps_of(batch)
 
 
 def held(inputs: tuple[Any, ...]) -> str:
