@@ -51,6 +51,8 @@ def output_options(schema: str, *, file: bool = True) -> Callable[[Callable[...,
 
     def usable(_: click.Context, __: click.Parameter, name: str) -> str:
         getattr(known[name], "require", lambda: None)()
+        if getattr(known[name], "FOR_A_FILE", False) and sys.stdout.isatty() and not (file and _has_output()):
+            raise click.UsageError(f"--format {name} is not for a terminal: add {'-o' if file else '>'} page.{name}")
         return name
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +82,10 @@ def output_options(schema: str, *, file: bool = True) -> Callable[[Callable[...,
         return command
 
     return decorate
+
+
+def _has_output() -> bool:
+    return any(word.startswith(("-o", "--output")) for word in _arguments())
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bninspect.report.course import WatchCourse
 
 SCHEMAS = EVERY
+FOR_A_FILE = True  # no terminal shows it
 
 
 def require() -> None:

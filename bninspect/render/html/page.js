@@ -249,6 +249,10 @@
   const redraw = () => pictures.filter((picture) => picture.drawn).forEach(draw);
   const paper = (wanted) => {
     document.documentElement.classList.toggle("paper", wanted);
+    for (const details of document.querySelectorAll(".finding details")) {
+      if (wanted) details.dataset.open = details.open ? "yes" : "";
+      details.open = wanted || details.dataset.open === "yes";
+    }
     redraw();
   };
   const rest = (queue) => {

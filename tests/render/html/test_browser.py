@@ -74,6 +74,7 @@ def test_every_picture_is_drawn_and_every_table_is_there(visit, reports, kind):
     assert tab.run("document.querySelector('.verdict').textContent").strip()
     assert len(tab.run(ORDER)) >= 1
     assert tab.run(SMALLEST) >= 11
+    assert tab.run("document.querySelectorAll('.bartext').length") == 0  # plotly would make it as small as the bar
 
 
 def test_a_click_or_a_key_on_a_head_sorts(visit, reports):
@@ -240,3 +241,16 @@ def test_paper_has_no_colours(visit, reports, tmp_path):
     assert {colour for colour in colours if len({colour[1:3], colour[3:5], colour[5:7]}) > 1} == set()
     assert tab.run("window.width") <= 700
     assert tab.run("document.querySelector('#r0-depth .plot').data[2].line.color") == "#56b4e9"  # and back again
+
+
+def test_paper_lists_all_layers_of_a_finding(visit, reports, tmp_path):
+    """On the screen a long list is folded."""
+    finding = next(finding for finding in reports["check"].findings if finding.layers)
+    places = tuple(msgspec.structs.replace(finding.layers[0], path=f"layer{at}") for at in range(9))
+    findings = (msgspec.structs.replace(finding, layers=places, explained_by=()),)
+    tab = visit(msgspec.structs.replace(reports["check"], findings=findings))
+    tab.run(
+        "addEventListener('beforeprint', () => { window.listed = document.querySelector('.finding details').open })"
+    )
+    tab.paper(tmp_path / "page.pdf")
+    assert tab.run("[window.listed, document.querySelector('.finding details').open]") == [True, False]

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import html
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -127,6 +129,7 @@ def test_several_reports_stand_side_by_side(run, reports):
     assert run("report", "a.json", "b.json", "-o", "page.html") == (0, "", "")
     text = Path("page.html").read_text()
     assert [section["mark"] for section in data(text)["sections"]] == ["r0", "r1"]
+    assert re.findall(r"<h1[^>]*>(.*?)</h1>", text) == ["2 reports side by side"]
     assert [picture["key"] for picture in data(text)["pictures"]] == ["depth"]
     assert [trace["name"] for trace in data(text)["pictures"][0]["traces"] if trace.get("showlegend")] == [
         "a.json",
@@ -220,3 +223,15 @@ def test_of_stored_values_the_ranges_are_drawn(run):
     pictures = data(out)["sections"][0]["pictures"]
     assert [picture["key"] for picture in pictures] == ["variance", "mean", "weight"]
     assert [trace["y"] for trace in pictures[0]["traces"]] == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(("words", "hint"), [(["check"], "add -o page.html"), (["recalibrate"], "add > page.html")])
+def test_a_page_is_not_for_a_terminal(tmp_path, words, hint):
+    """It is said before any work; into a file or a pipe it goes."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "bninspect", *words, "no_such.pt", "--batch", "x.pt", "--format", "html"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=slave, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 2
+    assert f"--format html is not for a terminal: {hint}" in done.stderr

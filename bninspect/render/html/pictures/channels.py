@@ -19,22 +19,24 @@ def channels(report: StatsReport) -> tuple[Picture, ...]:
     """Pictures of a layer, whichever the report holds the vectors for."""
     held = [layer.channels for layer in report.layers if layer.channels is not None]
     known = {name for found in held for name in found.__struct_fields__ if getattr(found, name) is not None}
+    dead = {"weight", "var"} <= known
     pictures = []
     if {"mean", "running_mean"} <= known:
-        pictures.append(against("mean", "running_mean", "mean", "Means: running against batch"))
+        pictures.append(against("mean", "running_mean", "mean", "Means: running against batch", dead=dead))
     if {"var", "running_var"} <= known:
-        pictures.append(against("var", "running_var", "var", "Variances: running against batch", log=True))
+        pictures.append(against("var", "running_var", "var", "Variances: running against batch", log=True, dead=dead))
     pictures += [spread("d", "d", "d over channels")] if "d" in known else []
     pictures += [spread("weight", "weight", "Weight (gamma) over channels")] if "weight" in known else []
     return tuple(pictures)
 
 
-def against(key: str, x: str, y: str, title: str, *, log: bool = False) -> Picture:
+def against(key: str, x: str, y: str, title: str, *, log: bool = False, dead: bool = False) -> Picture:
     """Two figures of each channel against each other, and the line where they are equal."""
     scale = {"type": "log"} if log else {}
     points = {
         "type": "scatter", "mode": "markers", "x": {"$": x}, "y": {"$": y}, "customdata": {"$": "number"},
-        "marker": {"color": "var(--line1)", "size": 5, "opacity": 0.7, "symbol": _DEAD}, "hovertemplate": _HOVER,
+        "marker": {"color": "var(--line1)", "size": 5, "opacity": 0.7, "symbol": _DEAD if dead else "circle"},
+        "hovertemplate": _HOVER,
     }  # fmt: skip
     ends = {"$ends": [x, y], "log": log}
     equal = {
@@ -44,7 +46,7 @@ def against(key: str, x: str, y: str, title: str, *, log: bool = False) -> Pictu
     return Picture(
         key=key,
         title=title,
-        caption="A dot is a channel, a cross a dead one; on the dotted line both are equal.",
+        caption=f"A dot is a channel{', a cross a dead one' if dead else ''}; on the dotted line both are equal.",
         traces=(equal, points),
         layout=_axes({"title": {"text": x}, **scale}, {"title": {"text": y}, **scale}),
     )

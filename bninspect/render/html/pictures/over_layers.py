@@ -44,6 +44,7 @@ def over_layers(
             "yaxis": {"title": {"text": unit}, "type": "log" if log else "linear"},
             "shapes": [line(y, colour) for y, colour in bounds if y <= 2 * most],
             "hovermode": "closest",
+            "barmode": "overlay",
         },
         table=Table(
             (Column("layer", "left"), *(Column(curve.name) for curve in curves)),
@@ -53,7 +54,7 @@ def over_layers(
 
 
 def _trace(curve: Curve, index: int, paths: Sequence[str]) -> dict[str, Any]:
-    own: dict[str, Any] = {"type": "bar", "marker": {"color": COLOURS[index % len(COLOURS)]}}
+    own: dict[str, Any] = {"type": "bar", "textposition": "none", "marker": {"color": COLOURS[index % len(COLOURS)]}}
     if curve.kind != "bar":
         line_style = {"color": COLOURS[index % len(COLOURS)], "dash": DASHES[index % len(DASHES)], "width": 1.5}
         symbol = {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 6, "color": COLOURS[index % len(COLOURS)]}
