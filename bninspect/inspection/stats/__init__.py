@@ -44,7 +44,8 @@ def stats(
         values: without a model, return the normalised output as well.
         forward: ``forward(model, step)`` runs each step of ``batch`` just as it comes, moved to the device: a dict, a
             list of images, whatever a loader makes. It gets a copy of the model, and runs without gradients unless it
-            enables them. Images are counted at the first layer.
+            enables them. Images are counted at the first layer; ``batch_size`` splits steps that are a tensor or have
+            names for tensors of one length.
         source: where model and batch came from, for the report's header.
         on_piece: called after each piece with the number of images seen and a function that gives the report so far.
 
