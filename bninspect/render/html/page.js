@@ -108,7 +108,7 @@
       picture.drawn = true;
       element.on("plotly_click", (event) => {
         const [point] = event.points;
-        const path = point.data.layers && point.data.layers[point.pointIndex];
+        const path = point.data.layers && point.data.layers[[point.pointIndex].flat()[0]]; // of a heat map, row and column
         if (path !== undefined) location.hash = `layer/${encodeURIComponent(path)}`;
       });
     }

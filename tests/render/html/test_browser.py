@@ -164,10 +164,23 @@ def test_the_heat_map_shows_what_is_chosen(visit, reports):
             np.testing.assert_allclose(row, figure(layer.channels), rtol=1e-5, atol=1e-6)
 
 
-def test_a_click_in_the_picture_leads_to_the_layer(visit, reports):
+PLACE = """(([plot, x, y]) => {{
+    const {{xaxis, yaxis}} = plot._fullLayout, box = plot.getBoundingClientRect();
+    return [box.x + xaxis._offset + xaxis.d2p(x), box.y + yaxis._offset + yaxis.d2p(y)];
+}})([document.querySelector('{0} .plot'), {1}, {2}])"""
+
+
+@pytest.mark.parametrize("picture", ["#r0-depth", "#r0-heat"])
+def test_a_click_in_the_picture_leads_to_the_layer(visit, reports, picture):
+    """The second layer: its median d, and the cell of its first channel."""
     tab = visit(reports["stats"])
-    click = "'plotly_click', {points: [{data: {layers: ['1', '4']}, pointIndex: 1}]}"
-    tab.run(f"document.querySelector('#r0-depth .plot').emit({click})")
+    tab.run(f"document.querySelector('{picture}').scrollIntoView()")
+    at = "2, document.querySelector('#r0-depth .plot').data[2].y[1]" if picture == "#r0-depth" else "0, 2"
+    x, y = tab.run(PLACE.format(picture, *at.split(", ", 1)))
+    tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    tab.wait(f"document.querySelector('{picture} .hoverlayer').textContent.length")
+    for kind in ("mousePressed", "mouseReleased"):
+        tab.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
     tab.wait(f"{CHOSEN} === '4'")
 
 

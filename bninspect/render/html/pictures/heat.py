@@ -21,17 +21,18 @@ def heat(report: StatsReport) -> Picture | None:
     known = [choice for choice in _choices(report) if choice is not None]
     if not known or any(layer.channels.index is not None for layer in report.layers if layer.channels is not None):
         return None  # of a choice of channels, no column would be one channel
-    paths = [label(layer.path or layer.kind) for layer in report.layers if layer.channels is not None]
+    paths = [layer.path or layer.kind for layer in report.layers if layer.channels is not None]
     base = {
         "type": "heatmap", "zsmooth": False, "y0": 1,
-        "hovertemplate": "%{customdata}<br>channel %{x}: %{z:.4g}<extra></extra>", "names": paths,
+        "hovertemplate": "%{customdata}<br>channel %{x}: %{z:.4g}<extra></extra>",
+        "names": [label(path) for path in paths], "layers": paths,
         "colorbar": {"thickness": 12, "outlinewidth": 0},
     }  # fmt: skip
     return Picture(
         key="heat",
         title="All channels",
-        caption="A row is a layer, the first one on top; a column is a channel. Colours end at the bounds of the rules "
-        "or at the figure's own ends. The numbers of a row are in the panel of its layer.",
+        caption="A row is a layer, the first one on top, and a click leads to it; a column is a channel. Colours end "
+        "at the bounds of the rules or at the figure's own ends. The numbers of a row are in the panel of its layer.",
         traces=({**base, **known[0][1]},),
         layout={
             "xaxis": {"title": {"text": "channel"}, "zeroline": False, "showgrid": False},

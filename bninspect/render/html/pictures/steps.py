@@ -27,6 +27,7 @@ def whole(course: WatchCourse) -> Picture:
     )
     map_ = {
         "type": "heatmap", "x": list(course.steps), "y0": 1, "names": [label(path) for path in course.paths],
+        "layers": list(course.paths),
         "hovertemplate": "%{customdata}<br>step %{x}: %{z:.4g}<extra></extra>", "zsmooth": False,
         "colorbar": {"thickness": 12, "outlinewidth": 0}, **choices[0][1],
     }  # fmt: skip
