@@ -123,9 +123,10 @@ def test_every_finding_has_an_anchor_of_its_own_and_links_to_each_of_its_layers(
         assert f'<a href="#layer/{place.path}">{place.path}</a>' in text
 
 
-def test_several_reports_stand_side_by_side(run, reports):
+@pytest.mark.parametrize("kind", ["stats", "check"])
+def test_several_reports_stand_side_by_side(run, reports, kind):
     for name in ("a", "b"):
-        Path(f"{name}.json").write_text(codec.encode(reports["stats"]))
+        Path(f"{name}.json").write_text(codec.encode(reports[kind]))
     assert run("report", "a.json", "b.json", "-o", "page.html") == (0, "", "")
     text = Path("page.html").read_text()
     assert [section["mark"] for section in data(text)["sections"]] == ["r0", "r1"]

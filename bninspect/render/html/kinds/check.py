@@ -11,6 +11,8 @@ from bninspect.render.html.pictures.depth import Line, depth
 from bninspect.render.html.pictures.findings import LEVELS, findings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bninspect.render.html.pictures import Picture
     from bninspect.report import CheckReport, Finding
 
@@ -29,6 +31,13 @@ def content(report: CheckReport) -> Content:
         layers=Rows(_table(rows), tuple(rows), "Layers with findings") if rows else None,
         lacks=_lacks(report),
     )
+
+
+def together(reports: Sequence[CheckReport], labels: Sequence[str]) -> tuple[Picture, ...]:
+    """The distances that were measured for all reports, in one picture."""
+    if not all(report.measured for report in reports):
+        return ()
+    return (depth(*(Line(report.measured, name=name) for report, name in zip(reports, labels, strict=True))),)
 
 
 def _lacks(report: CheckReport) -> tuple[str, ...]:
