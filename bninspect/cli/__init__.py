@@ -11,38 +11,27 @@ import click
 
 from bninspect import __version__
 from bninspect.cli._output import ClosedPipeError, silence
-from bninspect.cli.check import check
-from bninspect.cli.diff import diff
-from bninspect.cli.merge import merge
-from bninspect.cli.noise import noise
-from bninspect.cli.recalibrate import recalibrate
-from bninspect.cli.report import report
-from bninspect.cli.rule import rule
-from bninspect.cli.schema import schema
-from bninspect.cli.stats import stats
-from bninspect.cli.summary import summary
-from bninspect.cli.watch import watch
+from bninspect.cli._sections import Sections
 from bninspect.errors import BNInspectError
 from bninspect.text import printable
 
+EPILOG = """\b
+Examples:
+  bninspect demo
+  bninspect summary resnet18 --input 3,418,418
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+\b
+Completion in bash (zsh, fish likewise):
+  eval "$(_BNINSPECT_COMPLETE=bash_source bninspect)"
+"""
+
+
+@click.group(
+    cls=Sections, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="bninspect")
 def cli() -> None:
     """Look at every BatchNorm layer of a PyTorch model, and leave the model as it was found."""
-
-
-cli.add_command(summary)
-cli.add_command(stats)
-cli.add_command(check)
-cli.add_command(rule)
-cli.add_command(diff)
-cli.add_command(merge)
-cli.add_command(recalibrate)
-cli.add_command(noise)
-cli.add_command(report)
-cli.add_command(schema)
-cli.add_command(watch)
 
 
 def main() -> NoReturn:

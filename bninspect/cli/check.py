@@ -15,6 +15,7 @@ from bninspect.cli._output import conclude, emit
 if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
 
+SECTION = "Find what is wrong, and put it right"
 EPILOG = """\b
 Examples:
   bninspect check resnet50 --weights DEFAULT
@@ -33,7 +34,7 @@ Settings may stand in pyproject.toml:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="What is wrong with the layers, and what to do about it.")
 @click.argument("model")
 @click.option("--batch", metavar="SOURCE", help="Real data, prepared as for evaluation: a file, images, a loader.")
 @key_option

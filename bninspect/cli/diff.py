@@ -14,6 +14,7 @@ from bninspect.models import StoredModel
 
 _NOT_OF_A_FILE: dict[str, Any] = {"weights": None, "model_args": (), "checkpoint": None}
 _OF_A_FILE: dict[str, Any] = {"allow_pickle": False}
+SECTION = "Compare, and show"
 EPILOG = """\b
 Examples:
   bninspect diff before.json after.json
@@ -23,7 +24,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="What differs between two reports, files or models.")
 @click.argument("a")
 @click.argument("b")
 @options.tolerance_option

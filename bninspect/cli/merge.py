@@ -12,6 +12,7 @@ from bninspect.cli.stats import finish
 if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
 
+SECTION = "See what is there"
 EPILOG = """\b
 Examples:
   bninspect merge run/
@@ -21,7 +22,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="Put together what several processes measured.")
 @click.argument("parts", metavar="DIR")
 @click.option("--partial", is_flag=True, help="Report what there is, and say how much is missing.")
 @click.option("--channels", is_flag=True, help="One row per channel.")

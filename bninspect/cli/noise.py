@@ -14,6 +14,7 @@ from bninspect.cli._output import conclude, emit
 if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
 
+SECTION = "Find what is wrong, and put it right"
 EPILOG = """\b
 Examples:
   bninspect noise nets.py:model --batch data.py:loader --batch-size 32
@@ -22,7 +23,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="How much a batch shakes each layer in training.")
 @click.argument("model")
 @click.option("--batch", metavar="SOURCE", required=True, help="Real images, prepared as for training.")
 @click.option("--batch-size", type=click.IntRange(1), required=True, help="Images in a batch of training.")

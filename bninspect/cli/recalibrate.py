@@ -18,6 +18,7 @@ from bninspect.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SECTION = "Find what is wrong, and put it right"
 EPILOG = """\b
 Examples:
   bninspect recalibrate nets.py:model --checkpoint best.pt --batch data.py:loader -o best-bn.pt
@@ -28,7 +29,7 @@ Examples:
 _STATE_DICTS = (".pt", ".pth", ".safetensors")
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="Running statistics that are those of the data.")
 @click.argument("model")
 @click.option("--batch", metavar="SOURCE", required=True, help="Real data, prepared as for evaluation.")
 @click.option("--batch-size", type=click.IntRange(1), help="Split into pieces of this many images.")

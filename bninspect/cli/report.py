@@ -10,6 +10,7 @@ from bninspect.cli._output import emit_text
 from bninspect.errors import InputError
 from bninspect.text import printable
 
+SECTION = "Compare, and show"
 EPILOG = """\b
 Examples:
   bninspect stats resnet18 --batch batch.pt --channels --format json -o bn.json
@@ -19,7 +20,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="A page of pictures and tables, for a browser.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("-o", "--output", required=True, metavar="PAGE", help="Write the page to a file, whole or not at all.")
 def report(files: tuple[str, ...], output: str) -> int:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 _UNBOUNDED = 10_000
 
 
-@click.command()
+SECTION = "To look up"
+
+
+@click.command(short_help="The rules of check and of bninspect.watch, explained.")
 @click.argument("code", required=False)
 def rule(code: str | None) -> None:
     """List the rules of `check` and of `bninspect.watch`, or explain the one that CODE names.

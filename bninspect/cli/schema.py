@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+SECTION = "To look up"
 
-@click.command()
+
+@click.command(short_help="The JSON Schema of a report.")
 @click.argument("name", required=False)
 def schema(name: str | None) -> None:
     """The JSON Schema of a report; without NAME, the names that there are.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
 
 SMALL = 64  # so many values are printed without being asked for
+SECTION = "See what is there"
 EPILOG = """\b
 Examples:
   bninspect stats --batch batch.pt --values
@@ -32,7 +33,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="What a batch does in every layer, exactly; or what a file holds.")
 @click.argument("model", required=False)
 @click.option("--batch", metavar="SOURCE", help="A file (.pt, .npy, .npz, .safetensors), images, loader, or random.")
 @key_option

@@ -13,6 +13,7 @@ from bninspect.cli._output import conclude, emit
 if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
 
+SECTION = "See what is there"
 EPILOG = """\b
 Examples:
   bninspect summary resnet18 --input 3,418,418
@@ -25,7 +26,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="Shapes, sizes and settings of every BatchNorm layer.")
 @click.argument("model")
 @options.input_options
 @click.option("--batch-size", type=click.IntRange(1), default=2, show_default=True, help="Shown as -1 in the shapes.")

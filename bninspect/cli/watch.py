@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PERIOD = 0.5  # seconds between two looks at the file
 
+SECTION = "While a model trains"
 EPILOG = """\b
 Examples:
   bninspect watch run.jsonl
@@ -27,7 +28,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="Follow a training run that bninspect.watch records.")
 @click.argument("run", metavar="RUN.jsonl")
 @click.option("--once", is_flag=True, help="Show where the run stands, and end.")
 @click.option("--exit-zero", is_flag=True, help="Exit 0 whatever is found.")

@@ -215,7 +215,7 @@ def test_killed_at_any_moment_the_old_or_the_new_is_whole(tmp_path):
         writer.stdout.readline()
         while not target.exists():
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.03))
+        time.sleep(chance.uniform(0, 0.03 if kills < 12 else 0.3))  # a busy machine takes longer to the second
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
