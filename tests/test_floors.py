@@ -25,7 +25,8 @@ OWN = {  # beside floor 0 and itself
     "inspection": ROOMS_1 - {"render", "models", "batches"},
     "pytest_plugin": {"inspection", "render"},
     "integrations": {"inspection"},
-    "cli": ROOMS_1 | {"inspection"},
+    "demo": {"inspection"},
+    "cli": ROOMS_1 | {"inspection", "demo"},
 }
 OUTSIDE = {
     "floor 0": {"msgspec", "numpy"},
@@ -39,6 +40,7 @@ OUTSIDE = {
     "render": {"numpy", "msgspec"},
     "inspection": {"torch", "numpy", "msgspec", "safetensors"},
     "integrations": {"lightning", "transformers"},
+    "demo": {"torch"},
     "cli": {"click", "rich", "torch", "msgspec"},
 }
 ALONE = {"rich": ("render/table.py", "cli/"), "triton": ("moments/triton.py",), "jinja2": ("render/html/",)}
@@ -155,6 +157,7 @@ def test_outside_packages_are_those_of_the_floor(file):
 def test_torch_is_imported_on_top_only_where_it_is_borne(file):
     heavy = {name.split(".")[0] for name in imports(file, typing=False, top_level_only=True)} & HEAVY
     bears = room(file) in TORCH_ROOMS or (room(file) == "inspection" and name_of(file) not in WITHOUT_TORCH)
+    bears |= name_of(file) == "demo/net.py"  # the file that is put into a folder of the user
     assert heavy <= ({"torch"} if bears else set())
 
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 SECTION = "Find what is wrong, and put it right"
 EPILOG = """\b
 Examples:
+  bninspect check vgg16_bn --select BN3
   bninspect check resnet50 --weights DEFAULT
   bninspect check hf-hub:timm/resnet18.a1_in1k
   bninspect check best.pt
   bninspect check nets.py:model --batch images.npy --batch-size 32
   bninspect check nets.py:model --batch data.py:loader --forward steps.py:step
-  bninspect check vgg16_bn --select BN3 --fail-on info
   bninspect check nets.py:model --input 3,224,224 --format github
 \b
 Settings may stand in pyproject.toml:

@@ -17,6 +17,7 @@ _OF_A_FILE: dict[str, Any] = {"allow_pickle": False}
 SECTION = "Compare, and show"
 EPILOG = """\b
 Examples:
+  bninspect diff resnet50 wide_resnet50_2
   bninspect diff before.json after.json
   bninspect diff epoch1.pt epoch2.pt --tolerance strict
   bninspect diff rank0.safetensors rank1.safetensors --format markdown

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SECTION = "See what is there"
 EPILOG = """\b
 Examples:
-  bninspect merge run/
+  bninspect demo d/ && bninspect stats d/net.py:net --batch d/net.py:loader --parts run/ && bninspect merge run/
   bninspect merge run/ --partial
   bninspect merge run/ --channels --sort z --top 20
   bninspect merge run/ --snapshot bn.json --update

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SECTION = "Find what is wrong, and put it right"
 EPILOG = """\b
 Examples:
+  bninspect demo demo/ && bninspect noise demo/net.py:net --batch demo/net.py:loader --batch-size 32
   bninspect noise nets.py:model --batch data.py:loader --batch-size 32
   bninspect noise resnet50 --weights DEFAULT --batch photos/ --batch-size 8
   bninspect noise nets.py:model --checkpoint best.pt --batch images.npy --batch-size 16 --draws 50

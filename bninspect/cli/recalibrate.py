@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SECTION = "Find what is wrong, and put it right"
 EPILOG = """\b
 Examples:
+  bninspect demo demo/ && bninspect recalibrate demo/net.py:net --checkpoint demo/best.pt --batch demo/net.py:loader
   bninspect recalibrate nets.py:model --checkpoint best.pt --batch data.py:loader -o best-bn.pt
   bninspect recalibrate nets.py:model --checkpoint best.pt --set ema --batch train/ -o best-bn.pt
   bninspect recalibrate resnet50 --weights DEFAULT --batch photos/ --batch-size 64 -o resnet50.safetensors

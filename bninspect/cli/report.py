@@ -13,6 +13,7 @@ from bninspect.text import printable
 SECTION = "Compare, and show"
 EPILOG = """\b
 Examples:
+  bninspect demo demo/ && bninspect report demo/run.jsonl -o run.html
   bninspect stats resnet18 --batch batch.pt --channels --format json -o bn.json
   bninspect report bn.json -o page.html
   bninspect report before.json after.json -o both.html

@@ -18,9 +18,14 @@ _UNBOUNDED = 10_000
 
 
 SECTION = "To look up"
+EPILOG = """\b
+Examples:
+  bninspect rule BN203
+  bninspect rule BN2
+"""
 
 
-@click.command(short_help="The rules of check and of bninspect.watch, explained.")
+@click.command(epilog=EPILOG, short_help="The rules of check and of bninspect.watch, explained.")
 @click.argument("code", required=False)
 def rule(code: str | None) -> None:
     """List the rules of `check` and of `bninspect.watch`, or explain the one that CODE names.

@@ -5,9 +5,14 @@ from __future__ import annotations
 import click
 
 SECTION = "To look up"
+EPILOG = """\b
+Examples:
+  bninspect schema
+  bninspect schema bninspect.stats
+"""
 
 
-@click.command(short_help="The JSON Schema of a report.")
+@click.command(epilog=EPILOG, short_help="The JSON Schema of a report.")
 @click.argument("name", required=False)
 def schema(name: str | None) -> None:
     """The JSON Schema of a report; without NAME, the names that there are.

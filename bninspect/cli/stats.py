@@ -18,6 +18,7 @@ SMALL = 64  # so many values are printed without being asked for
 SECTION = "See what is there"
 EPILOG = """\b
 Examples:
+  bninspect stats resnet18 --batch random --input 3,224,224
   bninspect stats --batch batch.pt --values
   bninspect stats resnet18 --batch batch.pt
   bninspect stats nets.py:model --batch images.npy --batch-size 32 --live

@@ -23,6 +23,7 @@ _PERIOD = 0.5  # seconds between two looks at the file
 SECTION = "While a model trains"
 EPILOG = """\b
 Examples:
+  bninspect demo demo/ && bninspect watch demo/run.jsonl
   bninspect watch run.jsonl
   bninspect watch run.jsonl --once --format json
 """
