@@ -1,4 +1,7 @@
-"""README's generated parts: outputs of real commands and help texts. ``--write`` renews them, ``--check`` compares."""
+"""What is generated in README and its pages: outputs of real commands, help texts, and a picture of one.
+
+``--write`` renews them, ``--check`` compares.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,18 @@ from typing import Any
 
 import click
 import torch
+from rich.console import Console
+from rich.text import Text
 
-from bninspect import cli
+from bninspect import cli, demo
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loops import broken_run  # a module beside this one
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / ".github" / "docs").glob("*.md"))]
+PICTURE = ROOT / ".github" / "check.svg"
+WIDTH = 100  # of the terminal in the picture
 RUN = re.compile(r"(<!-- run: (.+?) -->\n)(?:\n```console\n.*?\n```\n)?", re.DOTALL)
 HELP = re.compile(r"(<!-- help -->\n).*\Z", re.DOTALL)
 NETS = """
@@ -34,23 +42,37 @@ def make(width=4):
 
 
 def main(action: str) -> int:
-    old = README.read_text(encoding="utf-8")
+    old = {path: path.read_text(encoding="utf-8") for path in [*PAGES, PICTURE] if path.exists()}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         prepare(Path(folder))
-        new = HELP.sub(lambda match: match[1] + helps(), RUN.sub(example, old))
+        new = {path: HELP.sub(lambda match: match[1] + helps(), RUN.sub(example, old[path])) for path in PAGES}
+        new[PICTURE] = picture("check demo/net.py:net --checkpoint demo/best.pt --batch demo/net.py:loader")
     if action == "--write":
-        README.write_text(new, encoding="utf-8")
+        for path, text in new.items():
+            path.write_text(text, encoding="utf-8")
         return 0
-    if plain(old) == plain(new):
-        return 0
-    print("README.md is not what the commands print: run `make readme`, and look at the difference")
-    return 1
+    others = [path for path in new if plain(old.get(path, "")) != plain(new[path])]
+    for path in others:
+        print(f"{path.relative_to(ROOT)} is not what the commands print: run `make readme`, and look at the difference")
+    return bool(others)
+
+
+def picture(command: str) -> str:
+    """The output of a command in a terminal, as an SVG."""
+    os.environ["COLUMNS"] = str(WIDTH)
+    printed = output([*command.split(), "--color", "always"], columns=True)
+    console = Console(width=WIDTH, record=True, file=io.StringIO())
+    console.print(f"[bold]$[/bold] bninspect {command}\n", highlight=False)
+    console.print(Text.from_ansi(printed))
+    drawn = console.export_svg(title="bninspect", unique_id="bninspect")
+    return re.sub(r"@font-face \{.*?\}\n", "", drawn, flags=re.DOTALL) + "\n"  # fonts of another host
 
 
 def prepare(folder: Path) -> None:
     """The files that the examples name."""
     (folder / "nets.py").write_text(NETS)
     broken_run(folder / "run.jsonl")
+    demo.make(folder / "demo")
     note = [[[[1.0, 2.0]], [[2.0, 1.0]], [[2.0, 2.0]]], [[[2.0, 2.0]], [[3.0, 1.0]], [[1.0, 2.0]]]]
     torch.save(torch.tensor(note), folder / "note.pt")
     generator = torch.Generator().manual_seed(0)
@@ -76,8 +98,8 @@ def example(match: re.Match[str]) -> str:
     return f"{match[1]}\n```console\n$ {text}\n" + "\n".join(lines) + "\n```\n"
 
 
-def output(arguments: list[str]) -> str:
-    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "BNINSPECT_FORMAT"):
+def output(arguments: list[str], *, columns: bool = False) -> str:
+    for name in ("FORCE_COLOR", "NO_COLOR", "BNINSPECT_FORMAT", *(() if columns else ("COLUMNS",))):
         os.environ.pop(name, None)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -100,6 +122,8 @@ def text(command: click.Command, name: str) -> str:
 
 def plain(readme: str) -> str:
     """Without what differs between machines: versions, digits of measured numbers, and the width of columns."""
+    if readme.startswith("<svg"):
+        readme = " ".join(re.sub(r"<[^>]*>|&#160;", " ", readme).split())
     readme = re.sub(r"(bninspect|Python|torch|torchvision|timm) \d[\w.+]*", r"\1", readme)
     readme = readme.replace(", torchvision", "").replace(", timm", "")
     readme = re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", readme)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,14 @@ def test_a_readme_that_differs_is_noticed(tmp_path):
 
     assert readme.plain("mean 1.25   torch 2.15.0") == readme.plain("mean 3.5 torch 2.16.1+cu1")
     assert readme.plain("--sort COLUMN") != readme.plain("--top K")
+
+
+def test_the_readme_is_short_and_leads_to_pages_that_are_there():
+    root = TOOL.parents[1]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 350
+    links = re.findall(r"\]\((\.github/[^)]+)\)", text)
+    assert len(links) > 10
+    assert [link for link in links if not (root / link).exists()] == []
+    pages = {f".github/docs/{path.name}" for path in (root / ".github" / "docs").iterdir()}
+    assert pages <= set(links)

@@ -85,7 +85,7 @@ def stats(
     """Exact statistics of what a batch does in every BatchNorm layer of MODEL.
 
     Without MODEL the batch goes to a fresh BatchNorm layer of its own channel count. Nothing is updated: the model is
-    left as it was found. The columns are explained in the README. Where MODEL is a file, its stored values are shown:
+    left as it was found. Where MODEL is a file, its stored values are shown:
     no batch is needed, and nothing in the file is run, unless --allow-pickle asks for it.
     """
     if settings["parts"] is not None:

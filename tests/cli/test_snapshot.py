@@ -282,12 +282,13 @@ def test_a_fingerprint_sees_every_change():
     assert len(digests) == 1 + len(others)
 
 
-# --- what README tells to paste
+# --- what the page on CI tells to paste
+
+PAGE = Path(__file__).parents[2] / ".github" / "docs" / "ci.md"
 
 
-def test_the_commands_of_the_readme_run(project, capsys):
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    section = re.search(r"^## In CI\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)[1]
+def test_the_commands_of_the_page_run(project, capsys):
+    section = PAGE.read_text(encoding="utf-8")
     commands = re.findall(r"(?<=[ \t])bninspect ((?:stats|summary|diff) [^`|\n]+)", section)
     assert len(commands) >= 8
     updates = [command for command in commands if "--update" in command]
@@ -301,8 +302,7 @@ def test_the_commands_of_the_readme_run(project, capsys):
 
 def test_the_workflow_fails_with_bninspect_and_not_with_tee(project, python):
     """The job's own shell line: `bash --noprofile --norc -eo pipefail`, with the table in the summary file."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    line = re.search(r"- run: (bninspect stats .*tee.*)", readme)[1]
+    line = re.search(r"- run: (bninspect stats .*tee.*)", PAGE.read_text(encoding="utf-8"))[1]
     assert run([*STATS, "--update"]) == 0
     line = line.replace("bninspect", f"{shlex.join(python)} -m bninspect", 1)
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", line.replace("stats", "stats --seed 1", 1)]
