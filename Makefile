@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench fuzz golden readme check-readme clean
+.PHONY: run test lint bench fuzz golden readme check-readme release-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,5 +37,14 @@ readme: $(VENV)/.installed
 check-readme: $(VENV)/.installed
 	$(BIN)/python tests/readme.py --check
 
+release-check:
+	rm -rf dist .release
+	$(PYTHON) -m venv .release
+	.release/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	.release/bin/python -m build --outdir dist .
+	.release/bin/python -m twine check --strict dist/*
+	.release/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd dist && ../.release/bin/bninspect summary resnet18 --input 3,418,418 && ../.release/bin/bninspect demo
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .release dist

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bninspect.inspection.watch import watch
 
 __all__ = ["check", "diff", "merge", "noise", "population", "recalibrate", "stats", "summary", "watch"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
