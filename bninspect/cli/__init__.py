@@ -12,6 +12,7 @@ import click
 from bninspect import __version__
 from bninspect.cli._output import ClosedPipeError, silence
 from bninspect.cli._sections import Sections
+from bninspect.cli._warnings import calm
 from bninspect.errors import BNInspectError
 from bninspect.text import printable
 
@@ -42,7 +43,8 @@ def main() -> NoReturn:
 def run(arguments: list[str]) -> int:  # noqa: PLR0911  # one per way to end
     """Run the command line and give its exit code; errors are worded here, once."""
     try:
-        code = cli.main(arguments, prog_name="bninspect", standalone_mode=False, obj=arguments)
+        with calm(arguments):
+            code = cli.main(arguments, prog_name="bninspect", standalone_mode=False, obj=arguments)
     except click.ClickException as error:
         # It repeats words of the command line, such as file names.
         error.message = printable(error.message, 2000)  # type: ignore[misc]  # final, and read by every show()

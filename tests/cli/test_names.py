@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from functools import partial
 
 import pytest
@@ -172,3 +173,33 @@ def test_a_dict_in_the_api_is_told_how_to_be_used():
                 use(nn.Sequential(nn.BatchNorm2d(3)), batch)
         with pytest.raises(InputError, match=r"and held int$"):
             use(nn.Sequential(nn.BatchNorm2d(3)), 3)
+
+
+WARNS = """
+import warnings, torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        torch.meshgrid(torch.arange(3), torch.arange(3))
+        warnings.warn("mine, of two\\nlines")
+
+    def forward(self, x):
+        torch.meshgrid(torch.arange(3), torch.arange(3))
+        return self.bn(x)
+"""
+
+
+def test_warnings_of_torch_are_told_with_v_and_those_of_a_model_in_a_line(python, tmp_path):
+    (tmp_path / "nets.py").write_text(WARNS)
+    command = [*python, "-m", "bninspect", "summary", "nets.py:Net", "--input", "3,8,8"]
+    quiet, loud = (
+        subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=True)
+        for more in ([], ["-v"])
+    )
+    assert quiet.stderr == "Warning: mine, of two\\nlines (nets.py:10)\n"
+    assert "UserWarning: torch.meshgrid: in an upcoming release" in loud.stderr
+    assert "UserWarning: mine, of two" in loud.stderr
+    assert quiet.stdout == loud.stdout
