@@ -33,6 +33,21 @@ def emit(report: Any, renderer: ModuleType, *, output: str | None, color: str) -
         emit_text(renderer.render(report, color=wants_color(color, sys.stdout), width=terminal_width()), output)
 
 
+def shows_channels(renderer: ModuleType) -> bool:
+    """Whether a format shows the channels of each layer without being asked to."""
+    return getattr(renderer, "SHOWS_CHANNELS", False)
+
+
+def lean(report: Any, renderer: ModuleType) -> Any:
+    """The report without its channels, but for a page, which shows those of each layer."""
+    import msgspec
+
+    if shows_channels(renderer):
+        return report
+    layers = tuple(msgspec.structs.replace(layer, channels=None) for layer in report.layers)
+    return msgspec.structs.replace(report, layers=layers)
+
+
 def emit_text(text: str, output: str | None) -> None:
     """Write what is rendered to ``output`` or to standard output."""
     if output is not None and _is_file(output):

@@ -10,7 +10,7 @@ from bninspect import _plugins
 from bninspect.cli import _config as config
 from bninspect.cli import _options as options
 from bninspect.cli._forward import asked, find_forward, forward_option, is_asked, key_option
-from bninspect.cli._output import conclude, emit
+from bninspect.cli._output import conclude, emit, shows_channels
 
 if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
@@ -66,8 +66,9 @@ def check(
     from bninspect.render._check import silences
 
     settings = {**given, **config.settings(), **_said(given)}
+    renderer = _plugins.formats("bninspect.check")[fmt]
+    settings["channels"] = shows_channels(renderer)
     report = _check(model, batch, settings, hashed=snapshot is not None)
-    renderer = _plugins.formats(report.schema)[fmt]
     if snapshot is not None:
         return conclude(report, snapshot, renderer, output=output, color=color, vectors=False)
     emit(report, renderer, output=output, color=color)
@@ -94,6 +95,7 @@ def _check(model: str, batch: str | None, settings: dict[str, Any], *, hashed: b
 
     rules = {"select": settings.get("select", ()), "ignore": settings.get("ignore", ())}
     chosen(**rules)
+    rules["channels"] = settings["channels"]
     found: Any = options.find_model(model, settings)
     options.say(settings["verbose"], f"{found.kind} model {found.name}")
     if options.is_stored(found):

@@ -9,7 +9,7 @@ import click
 from bninspect import _plugins
 from bninspect.cli import _options as options
 from bninspect.cli._forward import find_forward
-from bninspect.cli._output import conclude, emit
+from bninspect.cli._output import conclude, emit, lean
 
 if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
@@ -45,7 +45,7 @@ def noise(
     renderer = _plugins.formats(report.schema)[fmt]
     if snapshot is not None:
         return conclude(report, snapshot, renderer, output=output, color=color, vectors=False)
-    emit(report, renderer, output=output, color=color)
+    emit(lean(report, renderer), renderer, output=output, color=color)
     return 0
 
 
@@ -71,7 +71,6 @@ def _noise(model: str, batch: str, settings: dict[str, Any], *, hashed: bool) ->
         forward=forward,
         source=options.source_of(found, given),
     )
-    layers = tuple(msgspec.structs.replace(layer, channels=None) for layer in report.layers)
     source = msgspec.structs.replace(report.source, batch_sha256=mark.digest if mark else None)
-    report = msgspec.structs.replace(report, source=source, layers=layers, notes=(*report.notes, *found.notes))
+    report = msgspec.structs.replace(report, source=source, notes=(*report.notes, *found.notes))
     return options.with_remarks(report, found)

@@ -11,7 +11,7 @@ import click
 from bninspect import _plugins
 from bninspect.cli import _options as options
 from bninspect.cli._forward import find_forward
-from bninspect.cli._output import emit
+from bninspect.cli._output import emit, lean
 from bninspect.errors import InputError
 from bninspect.text import printable
 
@@ -72,7 +72,8 @@ def recalibrate(model: str, batch: str, fmt: str, *, output: str | None, color: 
         raise click.UsageError("--set names a set of weights in --checkpoint, and none was given")
     _refuse_output(output, origin, batch, force=settings["force"])
     report = _recalibrate(found, batch, output, origin, settings)
-    emit(report, _plugins.formats(report.schema)[fmt], output=None, color=color)
+    renderer = _plugins.formats(report.schema)[fmt]
+    emit(lean(report, renderer), renderer, output=None, color=color)
     return 0
 
 
@@ -123,8 +124,7 @@ def _recalibrate(found: Any, batch: str, output: str | None, origin: str | None,
             on_piece=on_piece,
         )
     write(report)
-    layers = tuple(msgspec.structs.replace(layer, channels=None) for layer in report.layers)
-    report = msgspec.structs.replace(report, layers=layers, output=output, notes=(*report.notes, *found.notes))
+    report = msgspec.structs.replace(report, output=output, notes=(*report.notes, *found.notes))
     return options.with_remarks(report, found)
 
 

@@ -9,7 +9,7 @@ import click
 from bninspect import _plugins
 from bninspect.cli import _options as options
 from bninspect.cli._forward import asked, find_forward, forward_option, is_asked, key_option
-from bninspect.cli._output import conclude, emit
+from bninspect.cli._output import conclude, emit, shows_channels
 
 if TYPE_CHECKING:
     from bninspect.inspection.snapshot import Snapshot
@@ -105,7 +105,9 @@ def finish(
     renderer = _plugins.formats(report.schema)[fmt]
     if snapshot is not None:
         return conclude(report, snapshot, renderer, output=output, color=color, vectors=settings["channels"])
-    report = arrange(report, channels=settings["channels"], sort=settings["sort"], top=settings["top"])
+    chosen = settings["sort"] is not None or settings["top"] is not None
+    channels = settings["channels"] or (shows_channels(renderer) and not chosen)
+    report = arrange(report, channels=channels, sort=settings["sort"], top=settings["top"])
     emit(report, renderer, output=output, color=color)
     return 0
 

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from bninspect.report.header import Source, Struct, Tool
-from bninspect.report.measured import Measured  # noqa: TC001  # msgspec reads the types of a struct
+from bninspect.report.judged import Judged  # noqa: TC001  # msgspec reads the types of a struct
 
 Severity = Literal["error", "warning", "info"]
 
@@ -63,8 +63,8 @@ class Silent(Struct, frozen=True, kw_only=True):
 class CheckReport(Struct, frozen=True, kw_only=True):
     """What :func:`bninspect.check` returns: findings by severity, then code.
 
-    ``rules`` are the codes that were asked for; ``silent`` are those of them that could not look. ``measured`` are the
-    layers whose running statistics were held against a batch, in the order of the model.
+    ``rules`` are the codes that were asked for; ``silent`` are those of them that could not look. ``layers`` are
+    all that were judged, in the order of the model.
     """
 
     schema: Literal["bninspect.check"] = "bninspect.check"
@@ -76,5 +76,5 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     rules: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     silent: tuple[Silent, ...] = ()
-    measured: tuple[Measured, ...] = ()
+    layers: tuple[Judged, ...] = ()
     notes: tuple[str, ...] = ()

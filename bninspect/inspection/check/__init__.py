@@ -13,8 +13,8 @@ from bninspect.inspection._header import tool_without_torch
 from bninspect.inspection.check.causes import with_causes
 from bninspect.inspection.check.remedies import command
 from bninspect.layers import BatchNormLayer
-from bninspect.report import CheckReport, Finding, Silent, Source
-from bninspect.report.measured import measured
+from bninspect.report import Channels, CheckReport, Finding, Silent, Source
+from bninspect.report.judged import Judged, Measured, measured
 from bninspect.rules import catalogue
 from bninspect.rules.facts import Facts, Hit, LayerFacts, Silence
 
@@ -42,6 +42,7 @@ def check(
     ignore: Sequence[str] = (),
     forward: Callable[[nn.Module, Any], Any] | None = None,
     source: Source | None = None,
+    channels: bool = False,
 ) -> CheckReport:
     """Apply every rule to a model, its graph and, if a batch is given, to what the batch does; nothing is changed.
 
@@ -59,6 +60,7 @@ def check(
             What needs the images of steps in other batches regroups them, where each has its entry in the tensors
             and lists of a step.
         source: where model and batch came from, for the report's header.
+        channels: the report keeps the vectors of each layer, as a page shows them.
 
     Raises:
         InputError: no rule has such a code; the batch or the shape does not fit the model.
@@ -68,7 +70,7 @@ def check(
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size must be at least 1, and {batch_size} was given")
     if isinstance(model, (list, tuple)):
-        return _stored(model, rules, batch_size, source or Source(evidence="tensors"))
+        return _stored(model, rules, batch_size, source or Source(evidence="tensors"), channels=channels)
     if forward is not None and batch is None:
         raise InputError("forward runs the steps of a batch, and no batch was given")
     from bninspect.inspection.check.evidence import Request, gather
@@ -85,6 +87,7 @@ def check(
         tool=found.tool,
         num_images=found.num_images,
         notes=found.notes,
+        channels=channels,
     )
 
 
@@ -109,7 +112,9 @@ def chosen(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Rule]
 
 
 @without_collections()
-def _stored(layers: Sequence[BatchNormLayer], rules: list[Rule], batch_size: int | None, source: Source) -> CheckReport:
+def _stored(
+    layers: Sequence[BatchNormLayer], rules: list[Rule], batch_size: int | None, source: Source, *, channels: bool
+) -> CheckReport:
     if not all(isinstance(layer, BatchNormLayer) for layer in layers):
         raise InputError("a torch.nn.Module or stored BatchNorm layers were expected")
     why = dict.fromkeys(("graph", "data"), "stored values alone: give a model that can be run")
@@ -118,10 +123,10 @@ def _stored(layers: Sequence[BatchNormLayer], rules: list[Rule], batch_size: int
         tuple(map(LayerFacts, layers)), batch_size=batch_size, exported=exported, averaged=source.averaged, why=why
     )
     tool = tool_without_torch()
-    return _report(rules, facts, source, tool=tool, num_images=None, notes=())
+    return _report(rules, facts, source, channels=channels, tool=tool, num_images=None, notes=())
 
 
-def _report(rules: list[Rule], facts: Facts, source: Source, **header: Any) -> CheckReport:
+def _report(rules: list[Rule], facts: Facts, source: Source, *, channels: bool, **header: Any) -> CheckReport:
     findings: list[Finding] = []
     silent: list[Silent] = []
     for rule in rules:
@@ -138,9 +143,32 @@ def _report(rules: list[Rule], facts: Facts, source: Source, **header: Any) -> C
         rules=tuple(rule.code for rule in rules),
         findings=tuple(with_causes(findings, facts)),
         silent=tuple(silent),
-        measured=tuple(measured(layer.live) for layer in facts.layers if layer.live and layer.live.d_max is not None),
+        layers=tuple(_judged(layer, channels=channels) for layer in facts.layers),
         **header,
     )
+
+
+def _judged(layer: LayerFacts, *, channels: bool) -> Judged:
+    """How far it is from the batch, where there was one."""
+    stored = layer.stored
+    seen = measured(layer.live) if layer.channels is not None else Measured(path=stored.path or stored.kind)
+    return Judged(
+        path=seen.path,
+        kind=stored.kind,
+        num_features=stored.num_features,
+        eps=stored.eps,
+        d=seen.d,
+        r=seen.r,
+        channels=_channels(layer) if channels else None,
+    )
+
+
+def _channels(layer: LayerFacts) -> Channels | None:
+    """What the batch did in it, or else what is stored of it."""
+    if layer.channels is not None or not layer.sound or not layer.lengths:
+        return layer.channels  # type: ignore[no-any-return]
+    names = ("weight", "bias", "running_mean", "running_var")
+    return Channels(**{name: getattr(layer.stored, name) for name in names})
 
 
 def _silent(rule: Rule, silence: Silence) -> Silent:

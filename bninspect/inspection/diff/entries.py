@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _ELSEWHERE = {
     "schema", "schema_version", "tool", "source", "layers", "notes",  # told in another place
     "sorted_by", "vectors", "values", "execution", "num_pieces", "output",  # how it was found or shown
-    "measured",  # by findings
     "scaled", "error",  # computed from what is compared
 }  # fmt: skip
 _WORDS = {"message", "why", "fix", "evidence", "reason"}  # texts that hold figures

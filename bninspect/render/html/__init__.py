@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SCHEMAS = EVERY
 FOR_A_FILE = True  # no terminal shows it
+SHOWS_CHANNELS = True
 
 
 def require() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bninspect.render._view import view
@@ -12,7 +13,7 @@ from bninspect.report.course import WatchCourse
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bninspect.render._view import Table
     from bninspect.render.html.pictures import Picture
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """A table, with the path of the layer that each row is of; ``column`` is that which names it."""
+    """A table, with the path of the layer that each row is of; ``column`` is that which names it.
+
+    ``links`` are cells that lead to findings, by row and column: a text and an anchor for each.
+    """
 
     table: Table
     paths: tuple[str, ...]
     title: str = "Layers"
     column: int = 0
+    links: Mapping[tuple[int, int], tuple[tuple[str, str], ...]] = MappingProxyType({})
 
 
 class Content(NamedTuple):

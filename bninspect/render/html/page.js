@@ -135,9 +135,14 @@
     panel.querySelector("select.layer").value = path;
     const row = [...find(section.mark).querySelectorAll("tr[data-layer]")].find((one) => one.dataset.layer === path);
     const heads = row ? row.closest("table").tHead.rows[0].cells : [];
-    panel.querySelector(".words").textContent = [...(row ? row.cells : [])]
-      .map((cell, at) => (cell.matches("th") ? "" : `${heads[at].textContent} ${cell.textContent}`))
-      .filter(Boolean).join(", ");
+    panel.querySelector(".facts").replaceChildren(...[...(row ? row.cells : [])].flatMap((cell, at) => {
+      const pair = document.createElement("div");
+      pair.append(document.createElement("dt"), document.createElement("dd"));
+      pair.firstChild.textContent = heads[at].textContent;
+      pair.lastChild.append(...[...cell.childNodes].map((node) => node.cloneNode(true)));
+      pair.lastChild.className = cell.className;
+      return cell.matches("th") ? [] : [pair];
+    }));
     const table = panel.querySelector("details.channels");
     table.querySelectorAll(".scroll").forEach((old) => old.remove());
     if (table.open) list(table, section);

@@ -29,7 +29,7 @@ def reports():
     found = {
         "summary": bninspect.summary(model, (3, 12, 12)),
         "stats": stats,
-        "check": bninspect.check(model, x),
+        "check": bninspect.check(model, x, channels=True),
         "noise": bninspect.noise(model.train(), x, batch_size=8),
         "recalibrate": bninspect.recalibrate(model.eval(), x),
     }

@@ -57,7 +57,7 @@ def visit(tab, page, tmp_path_factory):
 SECTIONS = {
     "summary": ["r0-widths"],
     "stats": ["r0-depth", "r0-heat", "r0-panel-mean", "r0-panel-var", "r0-panel-d", "r0-panel-weight"],
-    "check": ["r0-depth", "r0-findings"],
+    "check": ["r0-depth", "r0-findings", "r0-panel-mean", "r0-panel-var", "r0-panel-d", "r0-panel-weight"],
     "noise": ["r0-depth", "r0-sizes", "r0-panel-shift", "r0-panel-scale"],
     "recalibrate": ["r0-d", "r0-r", "r0-panel-mean", "r0-panel-var", "r0-panel-d_before", "r0-panel-d"],
     "diff": ["r0-distances", "r0-before-after"],

@@ -222,7 +222,7 @@ def test_of_stored_values_the_ranges_are_drawn(run):
     assert code == 0
     assert "nothing was run, so there is nothing to compare them with" in out
     pictures = data(out)["sections"][0]["pictures"]
-    assert [picture["key"] for picture in pictures] == ["variance", "mean", "weight"]
+    assert [picture["key"] for picture in pictures] == ["variance", "mean", "weight", "heat"]
     assert [trace["y"] for trace in pictures[0]["traces"]] == [[1, 1], [1, 1]]
 
 

@@ -1,67 +1,71 @@
-"""The page of ``check``: which findings are where, and each with why, what to do and all of its layers."""
+"""The page of ``check``: which findings are where, each with why and what to do, and all layers that were judged."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from bninspect.render._check import causes, verdict
-from bninspect.render._view import Column, Table
-from bninspect.render.html._section import Content, Rows, anchored
+from bninspect.render.html._judged import judged
+from bninspect.render.html._section import Content, anchored
+from bninspect.render.html._vectors import pack
+from bninspect.render.html.pictures.channels import channels, fields
 from bninspect.render.html.pictures.depth import Line, depth
-from bninspect.render.html.pictures.findings import LEVELS, findings
+from bninspect.render.html.pictures.findings import findings
+from bninspect.report.judged import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bninspect.render.html.pictures import Picture
-    from bninspect.report import CheckReport, Finding
-
-_COLUMNS = (Column("layer", "left"), Column("worst", "left"), Column("findings", "left"), Column("how much", "left"))
+    from bninspect.report import CheckReport
 
 
 def content(report: CheckReport) -> Content:
     """What stands on the page of one report."""
-    rows = _layers(report)
-    pictures: tuple[Picture, ...] = (depth(Line(report.measured)),) if report.measured else ()
-    pictures += (findings(report),) if rows else ()
+    report = _named(report)
+    told = anchored(finding for cause, followers in causes(report) for finding in (cause, *followers))
+    pictures: tuple[Picture, ...] = (depth(_line(report)),) if _measured(report) else ()
+    pictures += (findings(report),) if any(finding.layers for finding in report.findings) else ()
     return Content(
         verdict=verdict(report),
         pictures=pictures,
-        findings=anchored(finding for cause, followers in causes(report) for finding in (cause, *followers)),
-        layers=Rows(_table(rows), tuple(rows), "Layers with findings") if rows else None,
+        findings=told,
+        layers=judged(report, told),
+        per_layer=channels(report.layers),
+        vectors=pack(report, fields(report.layers)),
         lacks=_lacks(report),
     )
 
 
 def together(reports: Sequence[CheckReport], labels: Sequence[str]) -> tuple[Picture, ...]:
     """The distances that were measured for all reports, in one picture."""
-    if not all(report.measured for report in reports):
+    if not all(map(_measured, reports)):
         return ()
-    return (depth(*(Line(report.measured, name=name) for report, name in zip(reports, labels, strict=True))),)
+    return (depth(*(_line(report, name) for report, name in zip(reports, labels, strict=True))),)
+
+
+def _named(report: CheckReport) -> CheckReport:
+    """The same with a name for what has no path: the model is its only layer, or a finding is of the model."""
+    replace = msgspec.structs.replace
+    alone = report.layers[0].path if len(report.layers) == 1 else "(model)"
+    found = [
+        replace(finding, layers=tuple(replace(place, path=place.path or alone) for place in finding.layers))
+        for finding in report.findings
+    ]
+    return replace(report, findings=tuple(found))
+
+
+def _measured(report: CheckReport) -> bool:
+    return any(layer.d != UNKNOWN for layer in report.layers)
+
+
+def _line(report: CheckReport, name: str = "") -> Line:
+    return Line(report.layers, name=name)
 
 
 def _lacks(report: CheckReport) -> tuple[str, ...]:
-    if not report.num_layers:
+    if not report.layers or any(layer.channels is not None for layer in report.layers):
         return ()
-    what = "each channel" if report.measured else "each layer and channel"
-    return (f"The figures of {what}: bninspect stats MODEL --batch SOURCE --channels --format html",)
-
-
-def _layers(report: CheckReport) -> dict[str, list[tuple[Finding, str]]]:
-    """What was found in each layer, and how much of it."""
-    found: dict[str, list[tuple[Finding, str]]] = {}
-    for finding in report.findings:
-        for place in finding.layers:
-            found.setdefault(place.path or "(model)", []).append((finding, place.told))
-    return found
-
-
-def _table(rows: dict[str, list[tuple[Finding, str]]]) -> Table:
-    cells, levels = [], {}
-    for at, (path, found) in enumerate(rows.items()):
-        worst = min((finding.severity for finding, _ in found), key=LEVELS.index)
-        codes = ", ".join(dict.fromkeys(finding.code for finding, _ in found))
-        told = "; ".join(dict.fromkeys(text for _, text in found if text))
-        cells.append((path, worst, codes, told or "-"))
-        levels[at, 1] = worst
-    return Table(_COLUMNS, tuple(cells), levels)
+    return ("The report holds no channels, so there is no picture of them: bninspect check --format html has them.",)

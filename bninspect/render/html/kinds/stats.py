@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bninspect.render._view import number, view
 from bninspect.render.html._section import Content, Rows
 from bninspect.render.html._vectors import pack, without
-from bninspect.render.html.pictures.channels import channels
+from bninspect.render.html.pictures.channels import channels, fields
 from bninspect.render.html.pictures.depth import depth, of_stats
 from bninspect.render.html.pictures.heat import heat
 from bninspect.render.html.pictures.over_layers import Curve, over_layers
@@ -24,7 +24,6 @@ _RANGES = (
     ("mean", "Means", ("running_mean_min", "running_mean_max", "mean_min", "mean_max"), False),
     ("weight", "Weight (gamma) and bias (beta)", ("weight_min", "weight_max", "bias_min", "bias_max"), False),
 )
-_FIELDS = ("index", "mean", "var", "weight", "running_mean", "running_var", "d", "z")  # r follows from these
 
 
 def content(report: StatsReport) -> Content:
@@ -39,8 +38,8 @@ def content(report: StatsReport) -> Content:
         verdict=_verdict(report, tables[0] if tables else None),
         pictures=tuple(pictures),
         layers=Rows(tables[0], paths) if tables else None,
-        per_layer=channels(report),
-        vectors=pack(report, _FIELDS),
+        per_layer=channels(report.layers),
+        vectors=pack(report, fields(report.layers)),
         lacks=_lacks(report),
     )
 
@@ -81,8 +80,8 @@ def _ranges(report: StatsReport) -> list[Picture]:
     """Of a report that compares nothing: ranges over the channels of each layer."""
     paths = [layer.path or layer.kind for layer in report.layers]
     pictures = []
-    for key, title, fields, log in _RANGES:
-        values = {name: tuple(getattr(layer, name) for layer in report.layers) for name in fields}
+    for key, title, names, log in _RANGES:
+        values = {name: tuple(getattr(layer, name) for layer in report.layers) for name in names}
         curves = [Curve(name, found) for name, found in values.items() if any(value is not None for value in found)]
         if curves:
             caption = "The least and the most over the channels of each layer."

@@ -8,16 +8,24 @@ from bninspect.render.html.pictures import Picture
 from bninspect.report import bounds
 
 if TYPE_CHECKING:
-    from bninspect.report import StatsReport
+    from collections.abc import Sequence
+
+    from bninspect.report import StatsLayer
+    from bninspect.report.judged import Judged
 
 _HOVER = "channel %{customdata}<br>%{xaxis.title.text}: %{x:.4g}<br>%{yaxis.title.text}: %{y:.4g}<extra></extra>"
 
+_TITLES = {"d": "d", "weight": "Weight (gamma)", "bias": "Bias (beta)"} | {
+    name: name for name in ("running_mean", "running_var")
+}
+_MEASURED = ("mean", "var", "weight", "running_mean", "running_var", "d", "z")
+_STORED = ("running_mean", "running_var", "weight", "bias")
 _DEAD = {"$dead": bounds.DEAD, "yes": "x", "no": "circle"}
 
 
-def channels(report: StatsReport) -> tuple[Picture, ...]:
+def channels(layers: Sequence[StatsLayer | Judged]) -> tuple[Picture, ...]:
     """Pictures of a layer, whichever the report holds the vectors for."""
-    held = [layer.channels for layer in report.layers if layer.channels is not None]
+    held = [layer.channels for layer in layers if layer.channels is not None]
     known = {name for found in held for name in found.__struct_fields__ if getattr(found, name) is not None}
     dead = {"weight", "var"} <= known
     pictures = []
@@ -25,9 +33,14 @@ def channels(report: StatsReport) -> tuple[Picture, ...]:
         pictures.append(against("mean", "running_mean", "mean", "Means: running against batch", dead=dead))
     if {"var", "running_var"} <= known:
         pictures.append(against("var", "running_var", "var", "Variances: running against batch", log=True, dead=dead))
-    pictures += [spread("d", "d", "d over channels")] if "d" in known else []
-    pictures += [spread("weight", "weight", "Weight (gamma) over channels")] if "weight" in known else []
-    return tuple(pictures)
+    spreads = ("d", "weight") if "mean" in known else _STORED
+    return (*pictures, *(spread(name, name, f"{_TITLES[name]} over channels") for name in spreads if name in known))
+
+
+def fields(layers: Sequence[StatsLayer | Judged]) -> tuple[str, ...]:
+    """The vectors that the pictures and tables of a layer show; r follows from these."""
+    measured = any(layer.channels is not None and layer.channels.mean is not None for layer in layers)
+    return ("index", *(_MEASURED if measured else _STORED))
 
 
 def against(key: str, x: str, y: str, title: str, *, log: bool = False, dead: bool = False) -> Picture:

@@ -9,7 +9,7 @@ import numpy as np
 from bninspect.render._view import Column, Table, number
 from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture, label, layers_axis, line, numbers
 from bninspect.report import bounds
-from bninspect.report.measured import Measured, measured
+from bninspect.report.judged import Measured, measured
 
 if TYPE_CHECKING:
     from bninspect.report import StatsLayer, StatsReport

@@ -18,13 +18,14 @@ _REST = 130  # pixels of axes and legend
 
 def findings(report: CheckReport) -> Picture:
     """A mark for each layer and rule; what is of the model as a whole has no mark."""
-    paths = list(dict.fromkeys(place.path for finding in report.findings for place in finding.layers))
+    places = [place.path for finding in report.findings for place in finding.layers]
+    paths = list(dict.fromkeys([*(layer.path for layer in report.layers), *places]))
     codes = sorted({finding.code for finding in report.findings if finding.layers})
     rows = []
     traces = []
     for level in LEVELS:
         marks = [
-            (paths.index(place.path) + 1, finding.code, place.path or "(model)", place.told)
+            (paths.index(place.path) + 1, finding.code, place.path, place.told)
             for finding in report.findings
             if finding.severity == level
             for place in finding.layers
@@ -36,11 +37,11 @@ def findings(report: CheckReport) -> Picture:
     return Picture(
         key="findings",
         title="Where the findings are",
-        caption="A column is a layer in which something was found, in the order of the findings; a row is a rule. "
+        caption="A column is a layer, in the order of the model; a row is a rule. "
         "A click on a mark leads to the layer.",
         traces=tuple(traces),
         layout={
-            "xaxis": {**layers_axis(len(paths)), "title": {"text": "layers with findings"}},
+            "xaxis": layers_axis(len(paths)),
             "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": codes[::-1]},
             "hovermode": "closest",
         },

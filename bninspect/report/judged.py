@@ -1,4 +1,4 @@
-"""How far a layer's running statistics are from those of a batch, over its channels."""
+"""A layer that was judged: how far its running statistics are from those of a batch, over its channels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bninspect.report.header import Struct
+from bninspect.report.stats import Channels  # noqa: TC001  # msgspec reads the types of a struct
 
 if TYPE_CHECKING:
     from bninspect.report.header import Vector
@@ -14,14 +15,27 @@ if TYPE_CHECKING:
 
 Three = tuple[float | None, float | None, float | None]
 SHARES = (0.05, 0.5, 0.95)
+UNKNOWN: Three = (None, None, None)
 
 
 class Measured(Struct, frozen=True, kw_only=True):
     """One layer: the 5 %, 50 % and 95 % quantiles over its channels of d and of r, as :class:`Channels` has them."""
 
     path: str
-    d: Three
-    r: Three
+    d: Three = UNKNOWN
+    r: Three = UNKNOWN
+
+
+class Judged(Measured, frozen=True, kw_only=True):
+    """One layer that rules looked at; without a batch, d and r are not known.
+
+    ``channels`` are what a batch did in it, or the stored vectors alone; ``None`` where a report left them out.
+    """
+
+    kind: str
+    num_features: int
+    eps: float | None = None
+    channels: Channels | None = None
 
 
 def measured(layer: StatsLayer) -> Measured:
@@ -33,6 +47,6 @@ def measured(layer: StatsLayer) -> Measured:
 def _three(vector: Vector | None) -> Three:
     known = np.empty(0) if vector is None else vector[np.isfinite(vector)]
     if not len(known):
-        return None, None, None
+        return UNKNOWN
     low, middle, high = np.quantile(known, SHARES).tolist()
     return low, middle, high
