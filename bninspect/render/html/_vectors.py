@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 class Vectors(NamedTuple):
     """``block`` holds, field by field, the vectors of all layers one after the other, as little-endian float32.
 
-    ``unit`` is what an entry of a vector is of: a channel, or a step.
+    ``unit`` is what an entry of a vector is of: a channel, or a step. ``chosen`` is the layer that is looked at first.
     """
 
     fields: tuple[str, ...]
     layers: tuple[dict[str, Any], ...]
     block: bytes
     unit: str = "channel"
+    chosen: int = 0
 
     def data(self) -> dict[str, Any]:
         """What the page's script reads."""
         block = base64.b64encode(self.block).decode()
-        return {"fields": self.fields, "layers": self.layers, "block": block, "unit": self.unit}
+        return {"fields": self.fields, "layers": self.layers, "block": block, "unit": self.unit, "chosen": self.chosen}
 
 
 def without(report: Any) -> Any:

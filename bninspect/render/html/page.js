@@ -54,6 +54,8 @@
     if (spec === null || typeof spec !== "object") return spec;
     if (Array.isArray(spec)) return typeof spec.at(-1) === "number" ? spec : spec.map((part) => filled(part, channels, layer));
     if ("$" in spec) return vector(channels, layer, spec.$) || [];
+    if ("$lines" in spec) return channels.layers.flatMap((row) => [...vector(channels, row, spec.$lines) || [], NaN]);
+    if ("$each" in spec) return channels.layers.flatMap((row) => Array(row.size + 1).fill(row[spec.$each]));
     if ("$rows" in spec) return channels.layers.map((row) => vector(channels, row, spec.$rows) || []);
     if ("$own" in spec) return (layer && layer[spec.$own]) || [];
     if ("$dead" in spec) return dead(channels, layer, spec);
@@ -81,7 +83,7 @@
       margin: { l: 48, r: 12, t: 8, b: 40 }, legend: { orientation: "h", y: 1, yanchor: "bottom" }, xaxis: axis, yaxis: axis,
       hoverlabel: { namelength: -1 }, dragmode: "zoom",
     };
-    if (own.yaxis2) base.yaxis2 = axis;
+    for (const place of ["yaxis2", "yaxis3"]) if (own[place]) base[place] = axis;
     const out = merged(base, own);
     for (const place of ["xaxis", "yaxis", "yaxis2"])
       if (out[place] && out[place].type === "log") {
@@ -94,10 +96,10 @@
   const draw = (picture) => {
     const { spec, section, element } = picture;
     const channels = section && section.channels;
-    const layer = picture.perLayer ? section.chosen : undefined;
+    const layer = section && section.chosen;
     if (picture.perLayer && !layer) return;
     const traces = spec.traces.map((trace) => filled(trace, channels, layer));
-    if (spec.choices.length) Object.assign(traces[0], filled(spec.choices[picture.choice], channels, layer));
+    (spec.choices[picture.choice] || []).forEach((own, at) => Object.assign(traces[at], filled(own, channels, layer)));
     for (const trace of traces)
       if (trace.type === "heatmap") trace.customdata = trace.z.map((row, at) => Array.from(row, () => trace.names[at]));
     const config = { displaylogo: false, responsive: true, displayModeBar: false };
@@ -109,7 +111,7 @@
       element.on("plotly_click", (event) => {
         const [point] = event.points;
         const path = point.data.layers && point.data.layers[[point.pointIndex].flat()[0]]; // of a heat map, row and column
-        if (path !== undefined) location.hash = `layer/${encodeURIComponent(path)}`;
+        if (path) lead(section, path, spec.follows);
       });
     }
   };
@@ -124,8 +126,14 @@
   };
 
   // ---- a layer's panel
+  const lead = (section, path, stay) => {
+    const link = `#layer/${encodeURIComponent(path)}`;
+    if (!stay) { location.hash = link; return; }
+    history.pushState(null, "", link);
+    mark(path);
+  };
   const choose = (section, path) => {
-    if (look(section, path)) pictures.filter((picture) => picture.perLayer && picture.section === section).forEach(draw);
+    if (look(section, path)) pictures.filter((one) => one.section === section && one.drawn && (one.perLayer || one.spec.follows)).forEach(draw);
   };
   const look = (section, path) => {
     const layer = section.channels && section.channels.layers.find((row) => row.path === path);
@@ -186,7 +194,7 @@
     select.addEventListener("change", () => { location.hash = `layer/${encodeURIComponent(select.value)}`; });
     const details = place.querySelector("details.channels");
     details.addEventListener("toggle", () => { if (details.open && !details.querySelector(".scroll")) list(details, section); });
-    look(section, section.channels.layers[0].path);
+    look(section, section.chosen.path);
   };
 
   // ---- tables: a click on a head sorts, by the largest number of a cell or by its text
@@ -239,16 +247,19 @@
 
   // ---- links: #layer/PATH marks a layer in every report and opens its panel
   const follow = () => {
-    document.querySelectorAll("tr.chosen").forEach((row) => row.classList.remove("chosen"));
     const [kind, text] = [location.hash.slice(1, 7), location.hash.slice(7)];
     if (kind !== "layer/") return;
     let path;
     try { path = decodeURIComponent(text); } catch { return; }
+    const place = mark(path);
+    if (place) place.scrollIntoView({ block: "start" });
+  };
+  const mark = (path) => {
+    document.querySelectorAll("tr.chosen").forEach((row) => row.classList.remove("chosen"));
     for (const section of sections.values()) choose(section, path);
     const rows = [...document.querySelectorAll("tr[data-layer]")].filter((row) => row.dataset.layer === path);
     rows.forEach((row) => row.classList.add("chosen"));
-    const place = document.querySelector(".panel") || rows[0];
-    if (place) place.scrollIntoView({ block: "start" });
+    return document.querySelector(".panel") || rows[0];
   };
 
   const redraw = () => pictures.filter((picture) => picture.drawn).forEach(draw);
@@ -268,6 +279,7 @@
   };
   collect("all", data.pictures, null, false);
   for (const section of sections.values()) {
+    if (section.channels) section.chosen = section.channels.layers[section.channels.chosen];
     collect(section.mark, section.pictures, section, false);
     collect(`${section.mark}-panel`, section.per_layer, section, true);
   }

@@ -141,11 +141,34 @@ def test_dead_channels_are_crosses(visit, reports):
 def test_the_page_of_a_run_is_drawn(visit, run_file):
     tab = visit(course(run_file), "#layer/4")
     drawn = tab.run(DRAWN)
-    assert [name for name, *_ in drawn] == ["r0-steps", "r0-panel-d", "r0-panel-r", "r0-panel-speed"]
+    assert [name for name, *_ in drawn] == ["r0-course", "r0-steps", "r0-panel-d", "r0-panel-r", "r0-panel-speed"]
     assert all(shown for _, shown, _ in drawn)
     alarms = "document.querySelector('#r0-panel-d .plot').data.at(-1)"
     assert 26 in tab.run(f"{alarms}.x")
     assert tab.run("document.querySelector('#r0-steps .plot').data[0].z.map(row => row.length)") == [15, 15]
+
+
+def test_each_layer_of_a_run_is_a_line_and_a_click_makes_it_the_thick_one(visit, run_file):
+    found = course(run_file)
+    tab = visit(found)
+    each, thick = (f"document.querySelector('#r0-course .plot').data[{at}]" for at in (0, 4))
+    size = len(found.steps)
+    for field, choice in (("d_median", 0), ("d_max", 1)):
+        tab.run(f"(one => {{ one.value = {choice}; one.dispatchEvent(new Event('change')) }})"
+                "(document.querySelector('#r0-course .choice'))")  # fmt: skip
+        y = np.array(tab.run(f"[...{each}.y].map(value => Number.isFinite(value) ? value : null)"), float)
+        np.testing.assert_allclose(y.reshape(2, size + 1)[:, :-1], found.figures[field].T, rtol=1e-6)
+        assert np.isnan(y.reshape(2, size + 1)[:, -1]).all()
+    other = "1" if tab.run(CHOSEN) == "4" else "4"
+    at = [*tab.run(f"{each}.layers")].index(other) + 3
+    place = f"{each}.x[{at}], Math.log10({each}.y[{at}])"
+    before = tab.run("(document.querySelector('#r0-course').scrollIntoView(), scrollY)")
+    x, y = tab.run(PLACE.format("#r0-course", *place.split(", ", 1)).replace("d2p(", "l2p(", 2))
+    click(tab, "#r0-course", x, y)
+    tab.wait(f"{CHOSEN} === '{other}'")
+    assert tab.run(f"{thick}.name") == other
+    assert tab.run("scrollY") == before
+    assert tab.run("decodeURIComponent(location.hash)") == f"#layer/{other}"
 
 
 def test_the_heat_map_shows_what_is_chosen(visit, reports):
@@ -177,11 +200,16 @@ def test_a_click_in_the_picture_leads_to_the_layer(visit, reports, picture):
     tab.run(f"document.querySelector('{picture}').scrollIntoView()")
     at = "2, document.querySelector('#r0-depth .plot').data[2].y[1]" if picture == "#r0-depth" else "0, 2"
     x, y = tab.run(PLACE.format(picture, *at.split(", ", 1)))
+    click(tab, picture, x, y)
+    tab.wait(f"{CHOSEN} === '4'")
+
+
+def click(tab, picture, x, y):
+    """Where the picture has told what lies there."""
     tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     tab.wait(f"document.querySelector('{picture} .hoverlayer').textContent.length")
     for kind in ("mousePressed", "mouseReleased"):
         tab.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-    tab.wait(f"{CHOSEN} === '4'")
 
 
 def test_names_run_nothing(visit, reports):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bninspect.inspection.watch import course as courses
+from bninspect.render.html.pictures.course import over_layers
 
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>')
 
@@ -68,13 +69,46 @@ def section(run, run_file):
     return json.loads(DATA.search(Path("page.html").read_text())[1])["sections"][0]
 
 
+def pictures(section):
+    return {picture["key"]: picture for picture in section["pictures"]}
+
+
 def test_alarms_are_marks_at_their_steps_and_layers(section, run_file):
     told = [line for line in lines(run_file) if line["event"] == "alarm"]
-    marks = section["pictures"][0]["traces"][1]
+    marks = pictures(section)["steps"]["traces"][1]
     expected = [(alarm["step"], place["path"]) for alarm in told for place in alarm["layers"]]
     assert list(zip(marks["x"], marks["layers"], strict=True)) == expected
     assert {path for _, path in expected} == {"1", "4"}
     assert marks["y"] == [["1", "4"].index(path) + 1 for _, path in expected]
+
+
+def test_each_alarm_is_a_mark_in_the_row_of_its_rule(section, run_file):
+    told = [line for line in lines(run_file) if line["event"] == "alarm"]
+    picture = pictures(section)["course"]
+    marks = [mark for trace in picture["traces"][10:] for mark in zip(trace["x"], trace["y"], strict=True)]
+    assert sorted(marks) == sorted((alarm["step"], alarm["code"]) for alarm in told)
+    assert {trace["name"] for trace in picture["traces"][10:]} == {alarm["severity"] for alarm in told}
+
+
+def test_the_band_over_layers_is_of_those_whose_figure_is_known():
+    nan = float("nan")
+    figures = np.array([[3.0, 1.0, 2.0], [5.0, nan, np.inf], [nan, nan, nan], [4.0, nan, 0.0]])
+    found = over_layers(figures)
+    for row, known in enumerate(([1, 2, 3], [5], [], [0, 4])):
+        if not known:
+            assert np.isnan(found[:, row]).all()
+            continue
+        for value, share in zip(found[:, row], (0.05, 0.5, 0.95), strict=True):
+            place = share * (len(known) - 1)
+            below, above = known[int(place)], known[min(int(place) + 1, len(known) - 1)]
+            assert value == pytest.approx(below + (place - int(place)) * (above - below), rel=1e-12)
+
+
+def test_the_layer_with_alarms_is_looked_at_first(section, run_file):
+    first = courses.course(run_file).report.layers[0]
+    assert first.alarms
+    channels = section["channels"]
+    assert channels["layers"][channels["chosen"]]["path"] == first.path
 
 
 def test_the_panel_has_each_figure_of_its_layer(section, run_file):

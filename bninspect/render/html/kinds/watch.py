@@ -11,6 +11,7 @@ from bninspect.render._watch import verdict
 from bninspect.render.html._section import Content, Rows, anchored
 from bninspect.render.html._vectors import Vectors, packed
 from bninspect.render.html.pictures import label
+from bninspect.render.html.pictures.course import lines
 from bninspect.render.html.pictures.over_layers import Curve, over_layers
 from bninspect.render.html.pictures.steps import of_layer, whole
 from bninspect.report import Finding, bounds
@@ -29,7 +30,7 @@ def content(found: WatchReport | WatchCourse) -> Content:
     paths = tuple(layer.path or layer.kind for layer in report.layers)
     return Content(
         verdict=verdict(report),
-        pictures=(whole(course),) if course else _distances(report, paths) if tables else (),
+        pictures=(lines(course), whole(course)) if course else _distances(report, paths) if tables else (),
         layers=Rows(tables[0], paths) if tables else None,
         findings=anchored(map(_finding, report.alarms)),
         per_layer=of_layer() if course else (),
@@ -45,10 +46,13 @@ def _vectors(course: WatchCourse) -> Vectors:
         found = [alarm for alarm in course.report.alarms if any(place.path == path for place in alarm.layers)]
         own = {"zero": [0] * len(found), "one": [1] * len(found), "codes": [label(alarm.code) for alarm in found]}
         alarms = [alarm.step for alarm in found]
-        rows.append({"path": path, "size": size, "start": at * size, "eps": 0, "alarms": alarms, **own})
+        rows.append(
+            {"path": path, "label": label(path), "size": size, "start": at * size, "eps": 0, "alarms": alarms, **own}
+        )
     steps = np.tile(np.asarray(course.steps, np.float64), len(course.paths))
     block = packed([steps, *(figure.T.ravel() for figure in course.figures.values())])
-    return Vectors(("index", *course.figures), tuple(rows), block, unit="step")
+    worst = next((layer.path for layer in course.report.layers if layer.path in course.paths), course.paths[0])
+    return Vectors(("index", *course.figures), tuple(rows), block, unit="step", chosen=course.paths.index(worst))
 
 
 def _distances(report: WatchReport, paths: tuple[str, ...]) -> tuple[Picture, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bninspect.render.html.pictures import Picture, label
+from bninspect.render.html.pictures import Picture, label, rows_axis
 from bninspect.report import bounds
 
 if TYPE_CHECKING:
@@ -33,17 +33,17 @@ def heat(report: StatsReport) -> Picture | None:
         title="All channels",
         caption="A row is a layer, the first one on top, and a click leads to it; a column is a channel. Colours end "
         "at the bounds of the rules or at the figure's own ends. The numbers of a row are in the panel of its layer.",
-        traces=({**base, **known[0][1]},),
+        traces=({**base, **known[0][1][0]},),
         layout={
             "xaxis": {"title": {"text": "channel"}, "zeroline": False, "showgrid": False},
-            "yaxis": {"title": {"text": "layer"}, "autorange": "reversed", "zeroline": False, "showgrid": False},
+            "yaxis": {**rows_axis(len(paths)), "showgrid": False},
         },
         choices=tuple(known),
         height=480,
     )
 
 
-def _choices(report: StatsReport) -> list[tuple[str, dict[str, Any]] | None]:
+def _choices(report: StatsReport) -> list[tuple[str, tuple[dict[str, Any]]] | None]:
     log_r = float(np.log2(bounds.R_BROKEN))
     return [
         _choice(report, "d", "d", "d", bounds.D_BROKEN),
@@ -55,7 +55,7 @@ def _choices(report: StatsReport) -> list[tuple[str, dict[str, Any]] | None]:
 
 def _choice(
     report: StatsReport, name: str, field: str, shown: str, most: float | None, *, one_sided: bool = False
-) -> tuple[str, dict[str, Any]] | None:
+) -> tuple[str, tuple[dict[str, Any]]] | None:
     """Colours reach to the 99th percentile, and to the bound at most."""
     vectors = [getattr(layer.channels, field) for layer in report.layers if layer.channels is not None]
     known = [vector[np.isfinite(vector)] for vector in vectors if vector is not None]
@@ -67,4 +67,4 @@ def _choice(
     end = float(np.quantile(sizes, 0.99)) if len(sizes) else 1.0
     end = min(end, most) if most else end
     scale = {"colorscale": _ONE, "zmin": 0} if one_sided else {"colorscale": _BOTH, "zmin": -end}
-    return name, {"z": {"$rows": shown}, "zmax": end or 1.0, **scale}
+    return name, ({"z": {"$rows": shown}, "zmax": end or 1.0, **scale},)

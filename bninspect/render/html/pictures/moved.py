@@ -66,7 +66,7 @@ def before_after(report: DiffReport) -> Picture | None:
             fields.setdefault(one.field or one.what, []).append(one)
     if not fields:
         return None
-    choices = tuple((field, _pair(found)) for field, found in sorted(fields.items(), key=_layers, reverse=True))
+    choices = tuple((field, (_pair(found),)) for field, found in sorted(fields.items(), key=_layers, reverse=True))
     heads = (Column("layer", "left"), Column("field", "left"), Column("before"), Column("after"))
     rows = tuple((one.path, field, number(one.a), number(one.b)) for field, found in fields.items() for one in found)
     trace = {"type": "scatter", "mode": "lines+markers", "line": {"color": "var(--soft)", "width": 1}}
@@ -75,7 +75,7 @@ def before_after(report: DiffReport) -> Picture | None:
         title="Before and after",
         caption="A line is a layer that differs: from its value before (a ring) to that after (a dot); of a vector, "
         "that of the channel that moved most.",
-        traces=({**trace, **choices[0][1]},),
+        traces=({**trace, **choices[0][1][0]},),
         layout={
             "xaxis": {"title": {"text": "layers that differ in this"}, "zeroline": False, "tickformat": "d"},
             "yaxis": {"title": {"text": "value"}},

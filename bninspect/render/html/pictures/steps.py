@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture, label
+from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture, label, rows_axis
 from bninspect.report import bounds
 
 if TYPE_CHECKING:
@@ -29,19 +29,19 @@ def whole(course: WatchCourse) -> Picture:
         "type": "heatmap", "x": list(course.steps), "y0": 1, "names": [label(path) for path in course.paths],
         "layers": list(course.paths),
         "hovertemplate": "%{customdata}<br>step %{x}: %{z:.4g}<extra></extra>", "zsmooth": False,
-        "colorbar": {"thickness": 12, "outlinewidth": 0}, **choices[0][1],
+        "colorbar": {"thickness": 12, "outlinewidth": 0}, **choices[0][1][0],
     }  # fmt: skip
     kept = len(course.steps)
     some = f" {kept:,} of {course.records:,} records are shown." if kept < course.records else ""
     return Picture(
         key="steps",
-        title="All layers over the steps of the run",
-        caption="A row is a layer, the first one on top; a cross is an alarm, at its step. d and r are of the batch of "
-        f"a step against the statistics before it.{some} The numbers of a row are in the panel of its layer.",
+        title="Each layer over the steps of the run",
+        caption="A row is a layer, the first one on top; a cross is an alarm, at its step. A row is empty where a step "
+        f"updated no statistics, or no figure was finite.{some} The numbers of a row are in the panel of its layer.",
         traces=(map_, _alarms(course)),
         layout={
             "xaxis": {**_AXIS, "showgrid": False},
-            "yaxis": {"title": {"text": "layer"}, "autorange": "reversed", "zeroline": False, "showgrid": False},
+            "yaxis": {**rows_axis(len(course.paths)), "showgrid": False},
             "hovermode": "closest",
         },
         choices=choices,
@@ -51,14 +51,14 @@ def whole(course: WatchCourse) -> Picture:
 
 def _choice(
     course: WatchCourse, name: str, field: str, most: float | None, *, signed: bool = False
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[str, tuple[dict[str, Any]]]:
     with np.errstate(divide="ignore"):
         figures = np.abs(np.log2(course.figures["r_median"])) if signed else course.figures[field]
     known = figures[np.isfinite(figures)]
     end = float(np.quantile(known, 0.99)) if known.size else 1.0
     end = (min(end, most) if most else end) or 1.0
     scale = {"colorscale": _BOTH, "zmin": -end} if signed else {"colorscale": _SCALE, "zmin": 0}
-    return name, {"z": {"$rows": field}, "zmax": end, **scale}
+    return name, ({"z": {"$rows": field}, "zmax": end, **scale},)
 
 
 def _alarms(course: WatchCourse) -> dict[str, Any]:
