@@ -10,6 +10,7 @@ import numpy as np
 from bninspect.report import bounds
 from bninspect.rules import words
 from bninspect.rules._rule import rule
+from bninspect.rules.cure import cure
 from bninspect.rules.facts import FEW, Hit, Silence, median, outside, share, trend
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ def bn401_running_stats_mismatch(
     Hit: weights trained on images in [0, 1], fed with images in [0, 255].
 
     Miss: a batch of the training distribution. A true shift of the domain does hit: that is the message. Below 32
-    images it is only told.
+    images it is only told, and of FrozenBatchNorm2d, whose weights were trained on with statistics that stood still.
 
-    Before recalibration is advised it is tried, with statistics of the batch; where the layers behind and the
-    predictions are no more like trained ones, the weights are named instead.
+    Before recalibration is advised it is tried, with statistics of the batch. Where all layers behind then fit, it is
+    the cure; where they do not and the predictions tell nothing, the weights are named instead; else it cannot be told
+    from the batch, and both are named.
 
     Thresholds: a channel counts where the mean is off by z standard errors over images and |d| exceeds d (0.5 moves a
     ReLU's rate from 50 to 69 %), or the mean square around running_mean by as many and the root r of the ratio of
@@ -47,20 +49,21 @@ def bn401_running_stats_mismatch(
     hit 64 layers in 8 of 46 healthy networks, these none.) It is an error where besides the median r is outside
     [1/3, 3] or the median |d| above 5, the final clips of Batch Renormalization.
     """
-    cure = _other_cure(facts)
+    fix, runs = cure(facts) or (None, True)
     for bn in facts.comparable:
         far = bn.far(z, d, r)
         if share(far) <= channels:
             continue
         worse = outside(bn.live.r_median, 1 / bounds.R_BROKEN, bounds.R_BROKEN)
         broken = bool(worse) or bn.live.d_median > bounds.D_BROKEN
-        severity: Severity = "info" if facts.data.num_images < FEW else "error" if broken else "warning"
+        told_only = facts.data.num_images < FEW or bn.frozen
+        severity: Severity = "info" if told_only else "error" if broken else "warning"
         text = "the running statistics are far from those of the data"
         if broken:
             text = "the running statistics have nothing to do with the data"
         worst = _greatest(bn.certainty[1][far])
         told = words.misfit(bn, far)
-        yield bn.hit(text, far, severity, cure, told, d_max=bn.live.d_max, d_median=bn.live.d_median,
+        yield bn.hit(text, far, severity, fix, told, runs=runs, d_max=bn.live.d_max, d_median=bn.live.d_median,
                      r_median=bn.live.r_median, z_max=bn.live.z_max, z_square_max=worst)  # fmt: skip
 
 
@@ -68,35 +71,6 @@ def _greatest(values: Any) -> float | None:
     """The greatest finite value; an error of zero, as of images that are all the same, makes infinite ones."""
     finite = values[values < float("inf")]
     return float(finite.max()) if len(finite) else None
-
-
-def _other_cure(facts: Facts, nearer: float = 0.5, told: float = 0.5, nothing: float = 0.1) -> str | None:
-    """What to do instead, where statistics of the batch in place of the running ones were tried and did not help.
-
-    They did not, where the layers behind the first that does not fit keep more than ``nearer`` of their distance and
-    the predictions tell less than ``told``; with no such layer behind, where the predictions tell ``nothing`` either
-    way. In trained networks whose running statistics alone were spoiled the predictions then tell what they did when
-    healthy; with gamma of another convention all of the distance is left, and they tell 0.01 to 0.4 of 1.
-    """
-    tried = facts.data.recalibrated
-    if tried is None:
-        return None
-    before, after = tried.decided_before, tried.decided_after
-    left = ""
-    if tried.layers and tried.distance_before > nothing:
-        fails = (after is None or after < told) and tried.distance_after > nearer * tried.distance_before
-        distances = f"{tried.distance_after:.2g}, {tried.distance_before:.2g} before"
-        left = f"the layers behind stay as far off (distance {distances})"
-    else:
-        fails = before is not None and after is not None and max(before, after) < nothing
-    if after is not None and before is not None:
-        left += f"{left and ' and '}predictions tell little (information {after:.2f} of 1, {before:.2f} before)"
-    if not fails:
-        return None
-    return (
-        f"look at the weights: recalibrating was tried and does not help. With the statistics of this batch {left}. "
-        "Is gamma of another convention (1 + gamma, a logarithm), or a weight of another model?"
-    )
 
 
 @rule("warning", "data", explains=("BN401", "BN404"))
@@ -227,7 +201,8 @@ def bn404_mode_changes_predictions(
         text = f"running statistics and {of_what} give different predictions"
         told = f"{modes.disagreement:.0%} of the images get another top prediction"
         severity: Severity = "info" if seen_singly else "warning"
-        yield Hit(message=text, told=told, severity=severity, evidence=numbers, fix=_other_cure(facts))
+        fix, runs = cure(facts) or (None, True)
+        yield Hit(message=text, told=told, severity=severity, evidence=numbers, fix=fix, runs=runs)
 
 
 def _of_batches(facts: Facts, fits: float = 0.3, apart: float = 0.4) -> bool:

@@ -24,7 +24,7 @@ FEW = 32  # images below which a comparison of statistics is only told
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule found: a sentence that layers can share, and one layer's numbers (no layer: of the whole model).
 
-    ``told`` says the numbers in words.
+    ``told`` says the numbers in words; ``runs`` whether the command of the rule, if it has one, is part of the ``fix``.
     """
 
     message: str
@@ -33,6 +33,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     place: Place | None = None
     evidence: dict[str, float | int | None] = {}
     fix: str | None = None
+    runs: bool = True
 
 
 class Silence(msgspec.Struct, frozen=True):
@@ -68,6 +69,8 @@ class LayerFacts:
         severity: Severity | None = None,
         fix: str | None = None,
         told: str = "",
+        *,
+        runs: bool = True,
         **evidence: Any,
     ) -> Hit:
         """A hit in this layer; ``channels`` is a mask ``[num_features]``, and ``told`` says what they do."""
@@ -80,7 +83,7 @@ class LayerFacts:
         if index is not None and (told or len(index) > 1):
             told = f"{len(index):,} of {self.num_features:,} channels {told}".rstrip()
         place = Place(path=self.stored.path, channels=index, told=told, evidence=numbers)
-        return Hit(message=message, severity=severity, place=place, fix=fix)
+        return Hit(message=message, severity=severity, place=place, fix=fix, runs=runs)
 
     @cached_property
     def unknown(self) -> frozenset[str]:

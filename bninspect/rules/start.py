@@ -111,8 +111,8 @@ def bn114_layer_as_new(facts: Facts) -> Iterator[Hit]:
     Why: its values never arrived: load_state_dict(strict=False) passes over a key that was renamed, and a BatchNorm of
     another domain or branch may never have run. Evaluation does not normalise there at all.
 
-    Do: find the layer's values in the checkpoint, under another name, and load them; or train the layer, or recalibrate
-    its statistics on data.
+    Do: find the layer's values in the checkpoint, under another name, and load them. Where they are lost, train the
+    layer, or recalibrate its statistics and compare the accuracy: what gamma and beta had learned does not come back.
 
     Hit: a trained network, one of whose layers was replaced by BatchNorm2d(8).
 

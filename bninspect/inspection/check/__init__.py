@@ -200,7 +200,7 @@ def _finding(rule: Rule, hits: list[Hit], source: Source) -> Finding:
         told=places[0].told if places else first.told,
         evidence=places[0].evidence if places else first.evidence,
         why=_sentence(rule.section("Why")),
-        fix=f"{fix} Run: {command(rule.remedy, source)}" if rule.remedy and not first.fix else fix,
+        fix=f"{fix} Run: {command(rule.remedy, source)}" if rule.remedy and first.runs else fix,
         layers=places,
     )
 

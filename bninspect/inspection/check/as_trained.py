@@ -134,12 +134,15 @@ def _recalibrated(
         return None
     run = sample.run(sample.images // 2)
     behind = [bn for bn in known[first + 1 :] if bn.path in run.found]
+    after = [median(bn.distance(*pooled(run.found[bn.path]))) for bn in behind]
     return Recalibrated(
         layers=len(behind),
         distance_before=median([median(bn.distance(bn.channels.mean, bn.channels.var)) for bn in behind]),
-        distance_after=median([median(bn.distance(*pooled(run.found[bn.path]))) for bn in behind]),
+        distance_after=median(after),
+        distance_most=max(after, default=math.nan),
         decided_before=None if running is None else decided(running),
         decided_after=None if run.table is None else decided(run.table),
+        sure_after=None if run.table is None else sure(run.table),
     )
 
 
@@ -149,11 +152,20 @@ def decided(scores: Tensor) -> float:
     ``(H(mean over images of p) - mean over images of H(p)) / log(classes)``, p the softmax of the scores unless they
     are probabilities already. It is 0 where every image gets the same answer, or none, as broken networks give them.
     """
-    p = scores.double()
-    if not (bool((p >= 0).all()) and bool(torch.isclose(p.sum(1), torch.ones_like(p[:, 0]), atol=1e-3).all())):
-        p = p.softmax(1)
+    p = _probabilities(scores)
     both = _entropy(p.mean(0, keepdim=True)).mean() - _entropy(p).mean()
     return float(both) / math.log(scores.shape[1])
+
+
+def sure(scores: Tensor) -> float:
+    """How sure the predictions are, from 0 to 1: ``1 - mean over images of H(p) / log(classes)``."""
+    return 1 - float(_entropy(_probabilities(scores)).mean()) / math.log(scores.shape[1])
+
+
+def _probabilities(scores: Tensor) -> Tensor:
+    p = scores.double()
+    known = bool((p >= 0).all()) and bool(torch.isclose(p.sum(1), torch.ones_like(p[:, 0]), atol=1e-3).all())
+    return p if known else p.softmax(1)
 
 
 def _entropy(p: Tensor) -> Tensor:
