@@ -262,14 +262,13 @@
     return document.querySelector(".panel") || rows[0];
   };
 
-  const redraw = () => pictures.filter((picture) => picture.drawn).forEach(draw);
   const paper = (wanted) => {
     document.documentElement.classList.toggle("paper", wanted);
     for (const details of document.querySelectorAll(".finding details")) {
       if (wanted) details.dataset.open = details.open ? "yes" : "";
       details.open = wanted || details.dataset.open === "yes";
     }
-    redraw();
+    pictures.forEach(draw);
   };
   const rest = (queue) => {
     const next = queue.shift();
@@ -285,14 +284,16 @@
   }
   const [first] = pictures;
   if (first) draw(first);
-  document.documentElement.dataset.first = String(Math.round(performance.now()));
   document.querySelectorAll("table.sortable").forEach(sortable);
   document.querySelectorAll(".report").forEach(searchable);
   sections.forEach(panel);
   addEventListener("hashchange", follow);
   addEventListener("beforeprint", () => paper(true));
   addEventListener("afterprint", () => paper(false));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  rest(pictures.slice(1));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => pictures.filter((one) => one.drawn).forEach(draw));
+  requestAnimationFrame(() => setTimeout(() => { // the first picture is on the screen before the others are begun
+    document.documentElement.dataset.first = String(Math.round(performance.now()));
+    rest(pictures.slice(1));
+  }));
   follow();
 })();
