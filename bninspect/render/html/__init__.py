@@ -47,5 +47,5 @@ def page(reports: Sequence[Report | WatchCourse], names: Sequence[str] = ()) -> 
 
     assets = _assets.load()
     sections = [_section.of(report, f"r{number}") for number, report in enumerate(reports)]
-    labels = list(names) or [section.title for section in sections]
+    labels = _section.distinct(list(names) or [section.title for section in sections])
     return assets.fill(sections, labels, _section.together(reports, labels))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bninspect.render.html._section import Section
-    from bninspect.render.html.pictures import Picture
+    from bninspect.render.html._together import Together
 
 _HERE = Path(__file__).parent
 _LONGEST = 2000  # characters of a text
@@ -32,11 +32,11 @@ class Assets(NamedTuple):
     script: str
     plotly: str
 
-    def fill(self, sections: Sequence[Section], labels: Sequence[str], together: Sequence[Picture]) -> str:
+    def fill(self, sections: Sequence[Section], labels: Sequence[str], together: Together | None) -> str:
         """The whole page; only the two scripts that it holds may run, and nothing may be fetched."""
         scripts = " ".join(f"'sha256-{_digest(text)}'" for text in (self.plotly, self.script))
         data = {
-            "pictures": [picture.data() for picture in together],
+            "pictures": [picture.data() for picture in together.pictures] if together else [],
             "sections": [section.data() for section in sections],
         }
         text: str = self.template.render(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bninspect.render._view import Column, Table, number
-from bninspect.render.html._section import Rows
+from bninspect.render.html._rows import Rows
 from bninspect.render.html.pictures.findings import LEVELS
 from bninspect.report import bounds
 from bninspect.report.judged import UNKNOWN, Judged

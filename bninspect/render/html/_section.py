@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bninspect.render._view import view
@@ -13,24 +12,13 @@ from bninspect.report.course import WatchCourse
 from bninspect.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from bninspect.render._view import Table
+    from bninspect.render.html._rows import Rows
+    from bninspect.render.html._together import Together
     from bninspect.render.html.pictures import Picture
     from bninspect.report import Finding
-
-
-class Rows(NamedTuple):
-    """A table, with the path of the layer that each row is of; ``column`` is that which names it.
-
-    ``links`` are cells that lead to findings, by row and column: a text and an anchor for each.
-    """
-
-    table: Table
-    paths: tuple[str, ...]
-    title: str = "Layers"
-    column: int = 0
-    links: Mapping[tuple[int, int], tuple[tuple[str, str], ...]] = MappingProxyType({})
 
 
 class Content(NamedTuple):
@@ -99,10 +87,19 @@ def of(found: Any, mark: str) -> Section:
     )
 
 
-def together(reports: Sequence[Any], labels: Sequence[str]) -> tuple[Picture, ...]:
-    """Pictures in which several reports of one kind are laid over each other."""
-    draw = getattr(_kind(reports[0]), "together", None)
-    return draw(reports, labels) if draw and len(reports) > 1 else ()
+def distinct(labels: Sequence[str]) -> list[str]:
+    """The same label twice is told apart by a number."""
+    seen: Counter[str] = Counter()
+    told = []
+    for label in labels:
+        seen[label] += 1
+        told.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return told
+
+
+def together(reports: Sequence[Any], labels: Sequence[str]) -> Together | None:
+    """What differs between several reports of one kind; of a single one, nothing."""
+    return _kind(reports[0]).together(reports, labels) if len(reports) > 1 else None
 
 
 def _kind(report: Any) -> Any:

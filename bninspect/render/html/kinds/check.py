@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bninspect.render._check import causes, verdict
 from bninspect.render.html._judged import judged
 from bninspect.render.html._section import Content, anchored
+from bninspect.render.html._together import How, Together, of_model
+from bninspect.render.html._together import together as over_each_other
 from bninspect.render.html._vectors import pack
 from bninspect.render.html.pictures.channels import channels, fields
 from bninspect.render.html.pictures.depth import Line, depth
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from bninspect.render.html.pictures import Picture
     from bninspect.report import CheckReport
+
+_HOW: dict[str, How] = {"d median": "difference", "r median": "ratio"}
 
 
 def content(report: CheckReport) -> Content:
@@ -39,11 +43,33 @@ def content(report: CheckReport) -> Content:
     )
 
 
-def together(reports: Sequence[CheckReport], labels: Sequence[str]) -> tuple[Picture, ...]:
-    """The distances that were measured for all reports, in one picture."""
-    if not all(map(_measured, reports)):
-        return ()
-    return (depth(*(_line(report, name) for report, name in zip(reports, labels, strict=True))),)
+def together(reports: Sequence[CheckReport], labels: Sequence[str]) -> Together:
+    """The distances that were measured for all reports, in one picture; and which findings are in which of them."""
+    named = [_named(report) for report in reports]
+    measured = all(map(_measured, named))
+    lines = [_line(report, name) for report, name in zip(named, labels, strict=True)] if measured else []
+    return over_each_other([_found(report) for report in named], labels, _HOW, [depth(*lines)] if lines else [])
+
+
+def _found(report: CheckReport) -> dict[tuple[str, str], Any]:
+    """The codes of each layer and of the model, and the medians of what was measured."""
+    codes: dict[str, set[str]] = {layer.path: set() for layer in report.layers}
+    whole: dict[str, set[str]] = {"findings": set()}
+    for finding in report.findings:
+        if not finding.layers:
+            whole["findings"].add(finding.code)
+        for path in (place.path for place in finding.layers):
+            own = codes[path] if path in codes else whole.setdefault(f"findings in {path}", set())
+            own.add(finding.code)
+    found: dict[tuple[str, str], Any] = of_model({name: _listed(own) for name, own in whole.items()})
+    for layer in report.layers:
+        figures = {"findings": _listed(codes[layer.path]), "d median": layer.d[1], "r median": layer.r[1]}
+        found |= {(layer.path, name): value for name, value in figures.items()}
+    return found
+
+
+def _listed(codes: set[str]) -> str | None:
+    return ", ".join(sorted(codes)) or None
 
 
 def _named(report: CheckReport) -> CheckReport:

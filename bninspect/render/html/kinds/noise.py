@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bninspect.render._view import view
-from bninspect.render.html._section import Content, Rows
+from bninspect.render.html._rows import Rows
+from bninspect.render.html._section import Content
+from bninspect.render.html._together import How, Together, figures, of_model
+from bninspect.render.html._together import together as over_each_other
 from bninspect.render.html._vectors import pack
 from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture
 from bninspect.render.html.pictures.channels import spread
-from bninspect.render.html.pictures.over_layers import Curve, over_layers
+from bninspect.render.html.pictures.over_layers import Curve, over_layers, over_reports
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bninspect.report import NoiseReport
+
+_HOW: dict[str, How] = {"num_features": "exact", "shift": "ratio", "shift_p95": "ratio", "scale": "ratio"}
 
 
 def content(report: NoiseReport) -> Content:
@@ -29,6 +36,24 @@ def content(report: NoiseReport) -> Content:
         else (),
         vectors=pack(report, ("mean", "var", "shift", "scale")),
     )
+
+
+def together(reports: Sequence[NoiseReport], labels: Sequence[str]) -> Together:
+    """Shift and scale of all reports, a picture each."""
+    caption = "tau squared, the median over channels. The numbers are in the table of what differs, too."
+    drawn = [
+        over_reports(
+            name,
+            f"{name.capitalize()} over depth",
+            caption,
+            dict(zip(labels, reports, strict=True)),
+            unit="tau squared",
+            log=True,
+        )
+        for name in ("shift", "scale")
+    ]
+    found = [of_model({"batch_size": report.batch_size}) | figures(report.layers, _HOW) for report in reports]
+    return over_each_other(found, labels, _HOW, drawn)
 
 
 def _depth(report: NoiseReport, paths: tuple[str, ...]) -> Picture:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bninspect.render._view import view
-from bninspect.render.html._section import Content, Rows
+from bninspect.render.html._rows import Rows
+from bninspect.render.html._section import Content
+from bninspect.render.html._together import How, Together, figures, of_model
+from bninspect.render.html._together import together as over_each_other
 from bninspect.render.html._vectors import pack
 from bninspect.render.html.pictures.channels import against, spread
-from bninspect.render.html.pictures.over_layers import Curve, over_layers
+from bninspect.render.html.pictures.over_layers import Curve, over_layers, over_reports
 from bninspect.report import bounds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bninspect.render.html.pictures import Picture
     from bninspect.report import RecalibrateReport
+
+_OF_LAYER: dict[str, How] = {
+    "num_features": "exact", "d_max_before": "difference", "r_min_before": "ratio", "r_max_before": "ratio",
+    "d_max": "difference",
+}  # fmt: skip
+_HOW: dict[str, How] = {**_OF_LAYER, "accuracy before": "difference", "accuracy after": "difference"}
 
 _FIELDS = (
     "running_mean_before", "running_mean", "running_var_before", "running_var", "d_before", "d", "r_before", "r",
@@ -32,6 +43,25 @@ def content(report: RecalibrateReport) -> Content:
         per_layer=_panel() if held else (),
         vectors=pack(report, _FIELDS),
     )
+
+
+def together(reports: Sequence[RecalibrateReport], labels: Sequence[str]) -> Together:
+    """How far the layers of all reports were from the data, a picture for d and for r."""
+    how = "By how many running deviations the mean was off, at most.", "Of the data's deviation and the running one."
+    by = dict(zip(labels, reports, strict=True))
+    drawn = [
+        over_reports("d_max_before", "Largest |d| of each layer, before", how[0], by, unit="|d| max"),
+        over_reports("r_max_before", "Largest quotient r of each layer, before", how[1], by, unit="r max", log=True),
+    ]
+    found = [of_model(_whole(report)) | figures(report.layers, _OF_LAYER) for report in reports]
+    return over_each_other(found, labels, _HOW, drawn)
+
+
+def _whole(report: RecalibrateReport) -> dict[str, Any]:
+    """What came of it."""
+    seen = report.predictions
+    accuracies = {"accuracy before": seen.accuracy_before, "accuracy after": seen.accuracy} if seen else {}
+    return {"how": report.how, "converged": report.converged, **accuracies}
 
 
 def _depth(report: RecalibrateReport, paths: tuple[str, ...]) -> tuple[Picture, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bninspect.render._view import number, view
-from bninspect.render.html._section import Content, Rows
+from bninspect.render.html._rows import Rows
+from bninspect.render.html._section import Content
+from bninspect.render.html._together import How, Together, figures
+from bninspect.render.html._together import together as over_each_other
 from bninspect.render.html._vectors import pack, without
 from bninspect.render.html.pictures.channels import channels, fields
 from bninspect.render.html.pictures.depth import depth, of_stats
@@ -24,6 +27,15 @@ _RANGES = (
     ("mean", "Means", ("running_mean_min", "running_mean_max", "mean_min", "mean_max"), False),
     ("weight", "Weight (gamma) and bias (beta)", ("weight_min", "weight_max", "bias_min", "bias_max"), False),
 )
+
+_DISTANCES: dict[str, How] = {
+    "num_features": "exact", "d_median": "difference", "d_max": "difference", "r_median": "ratio", "dead": "difference",
+}  # fmt: skip
+_STORED: dict[str, How] = {
+    "num_features": "exact", "running_mean_min": "difference", "running_mean_max": "difference",
+    "running_var_min": "ratio", "running_var_max": "ratio", "weight_min": "difference", "weight_max": "difference",
+    "bias_min": "difference", "bias_max": "difference",
+}  # fmt: skip
 
 
 def content(report: StatsReport) -> Content:
@@ -44,11 +56,13 @@ def content(report: StatsReport) -> Content:
     )
 
 
-def together(reports: Sequence[StatsReport], labels: Sequence[str]) -> tuple[Picture, ...]:
-    """The distances of all reports in one picture."""
-    if not all(map(_compared, reports)):
-        return ()
-    return (depth(*(of_stats(report, name) for report, name in zip(reports, labels, strict=True))),)
+def together(reports: Sequence[StatsReport], labels: Sequence[str]) -> Together:
+    """The distances of all reports in one picture; or of stored values, the ranges."""
+    compared = all(map(_compared, reports))
+    how = _DISTANCES if compared else _STORED
+    lines = [of_stats(report, name) for report, name in zip(reports, labels, strict=True)] if compared else []
+    found = [figures(report.layers, how) for report in reports]
+    return over_each_other(found, labels, how, [depth(*lines)] if lines else [])
 
 
 def _compared(report: StatsReport) -> bool:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bninspect.render._view import view
 from bninspect.render._watch import verdict
-from bninspect.render.html._section import Content, Rows, anchored
+from bninspect.render.html._rows import Rows
+from bninspect.render.html._section import Content, anchored
+from bninspect.render.html._together import How, Together, figures, of_model
+from bninspect.render.html._together import together as over_each_other
 from bninspect.render.html._vectors import Vectors, packed
 from bninspect.render.html.pictures import label
-from bninspect.render.html.pictures.course import lines
+from bninspect.render.html.pictures.course import lines, runs
 from bninspect.render.html.pictures.over_layers import Curve, over_layers
 from bninspect.render.html.pictures.steps import of_layer, whole
 from bninspect.report import Finding, bounds
 from bninspect.report.course import WatchCourse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bninspect.render.html.pictures import Picture
     from bninspect.report import Alarm, WatchReport
+
+_HOW: dict[str, How] = {
+    "num_features": "exact", "training": "exact", "d_median": "difference", "d_max": "difference", "r_median": "ratio",
+    "weight_rms": "ratio",
+}  # fmt: skip
 
 
 def content(found: WatchReport | WatchCourse) -> Content:
@@ -36,6 +46,23 @@ def content(found: WatchReport | WatchCourse) -> Content:
         per_layer=of_layer() if course else (),
         vectors=_vectors(course) if course else None,
     )
+
+
+def together(found: Sequence[WatchReport | WatchCourse], labels: Sequence[str]) -> Together:
+    """What most layers of each run did over its steps; the figures of the last step, and when each alarm came first."""
+    courses = [one for one in found if isinstance(one, WatchCourse) and one.steps]
+    reports = [one.report if isinstance(one, WatchCourse) else one for one in found]
+    drawn = [runs(courses, labels)] if len(courses) == len(found) else []
+    figures_of = [_first(report) | figures(report.layers, _HOW) for report in reports]
+    return over_each_other(figures_of, labels, _HOW, drawn)
+
+
+def _first(report: WatchReport) -> dict[tuple[str, str], Any]:
+    """Where the run ended, and the step of the first alarm of each rule."""
+    steps: dict[str, Any] = {}
+    for alarm in report.alarms:
+        steps.setdefault(f"first alarm of {alarm.code}", f"step {alarm.step:,}")
+    return of_model({"state": report.state, "last step": f"{report.step:,}", **steps})
 
 
 def _vectors(course: WatchCourse) -> Vectors:

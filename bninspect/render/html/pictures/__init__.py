@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLOURS = tuple(f"var(--line{number})" for number in range(1, 7))
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")  # with 6 colours, 42 marks
 
 _EACH = 12  # so many layers have a number each
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bninspect.render._view import Column, Table, number
-from bninspect.render.html.pictures import COLOURS, Picture, label, line
+from bninspect.render.html.pictures import COLOURS, DASHES, Picture, label, line
 from bninspect.report import bounds
 from bninspect.report.judged import SHARES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bninspect.report import Alarm
     from bninspect.report.course import WatchCourse
     from bninspect.report.header import Float64
@@ -41,12 +43,41 @@ def lines(course: WatchCourse) -> Picture:
         title="All layers over the steps of the run",
         caption=_caption(course, alarms=bool(codes)),
         traces=(*({**trace, **own} for trace, own in zip(traces, choices[0][1], strict=True)), *_alarms(course)),
-        layout=_layout(course, codes, top),
+        layout=_layout(course.report.alarms, codes, top),
         table=_table(course),
         choices=choices,
         height=height,
         follows=True,
     )
+
+
+def runs(courses: Sequence[WatchCourse], labels: Sequence[str]) -> Picture:
+    """Several runs: of each, the median over layers of |d| and of r."""
+    choices = tuple(
+        (name, tuple({"y": over_layers(one.figures[field])[1].tolist()} for one in courses for field in (d, r)))
+        for name, d, r in _SHOWN
+    )
+    traces = [_median(one, name, at, axis) for at, (one, name) in enumerate(zip(courses, labels, strict=True))
+              for axis in ("y", "y2")]  # fmt: skip
+    return Picture(
+        key="runs",
+        title="What most layers did in each run",
+        caption="A line is the median over the layers of a run, of |d| above and of r below. Dashed, straight: |d| = "
+        f"{bounds.D:g}, and r = {bounds.R:g} either way. When each alarm came first is in the table of what differs.",
+        traces=tuple({**trace, **own} for trace, own in zip(traces, choices[0][1], strict=True)),
+        layout=_layout([], [], 1),
+        choices=choices,
+        height=_PLOT + _REST,
+    )
+
+
+def _median(course: WatchCourse, name: str, at: int, axis: str) -> dict[str, Any]:
+    style = {"color": COLOURS[at % len(COLOURS)], "dash": DASHES[at % len(DASHES)], "width": 2}
+    return {
+        "type": "scatter", "mode": "lines", "yaxis": axis, "x": list(course.steps), "name": label(name), "line": style,
+        "showlegend": axis == "y", "legendgroup": label(name),
+        "hovertemplate": "%{fullData.name}<br>step %{x}: %{y:.4g}<extra></extra>",
+    }  # fmt: skip
 
 
 def _caption(course: WatchCourse, *, alarms: bool) -> str:
@@ -120,10 +151,10 @@ def _told(alarm: Alarm) -> str:
     return f"{alarm.message}{f' ({names}{more})' if names else ''}"
 
 
-def _layout(course: WatchCourse, codes: list[str], top: float) -> dict[str, Any]:
+def _layout(alarms: Sequence[Alarm], codes: list[str], top: float) -> dict[str, Any]:
     """Alarms in a strip above ``top``, |d| and r below it."""
     middle = top / 2
-    steps = sorted({alarm.step for alarm in course.report.alarms})[:_MOST]
+    steps = sorted({alarm.step for alarm in alarms})[:_MOST]
     style = {"color": "var(--error)", "width": 0.75, "dash": "dot"}
     across = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "xref": "x", "line": style}
     limits = ((bounds.D, "y"), (bounds.R, "y2"), (1 / bounds.R, "y2"))

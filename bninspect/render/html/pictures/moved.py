@@ -9,9 +9,14 @@ from bninspect.render._view import Column, Table, number
 from bninspect.render.html.pictures import COLOURS, SYMBOLS, Picture, label, layers_axis
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bninspect.report import Difference, DiffReport
 
-_NAMES = {"std": "standard deviations", "ratio": "|log2| of variances", "rms": "rms of the weight"}
+_CAPTION = (
+    "Of each layer and figure that differs, the channel that moved most: means in standard deviations, variances as "
+    "|log2| of their quotient, weight and bias in root mean squares of the weight, noise in parts of the variance."
+)
 
 
 def distances(report: DiffReport) -> Picture | None:
@@ -27,35 +32,67 @@ def distances(report: DiffReport) -> Picture | None:
     return Picture(
         key="distances",
         title="How far layers moved",
-        caption="Of each layer and figure that differs, the channel that moved most: means in standard deviations, "
-        "variances as |log2| of their quotient, weight and bias in root mean squares of the weight. The numbers are "
-        "in the table of differences.",
+        caption=f"{_CAPTION} The numbers are in the table of differences.",
         traces=tuple(traces),
-        layout={
-            "xaxis": {**layers_axis(len(paths)), "title": {"text": "layers that differ, in the order of the report"}},
-            "yaxis": {"title": {"text": "distance"}, "type": "log"},
-            "hovermode": "closest",
-        },
+        layout=_layout(paths),
     )
 
 
 def _trace(field: str, own: list[Difference], paths: list[str], index: int) -> dict[str, Any]:
-    unit = own[0].unit or ""
     return {
-        "type": "scatter", "mode": "markers", "name": label(f"{field} ({_NAMES.get(unit, unit)})"), "showlegend": True,
-        "x": [paths.index(one.path) + 1 for one in own], "y": [_far(one) for one in own],
-        "text": [label(one.path) for one in own], "layers": [one.path for one in own],
+        **_marks(label(field), [one.path for one in own], index),
+        "x": [paths.index(one.path) + 1 for one in own], "y": [far(one) or None for one in own],
+    }  # fmt: skip
+
+
+def _marks(name: str, paths: Sequence[str], index: int) -> dict[str, Any]:
+    return {
+        "type": "scatter", "mode": "markers", "name": name, "showlegend": True,
+        "text": [label(path) for path in paths], "layers": list(paths),
         "marker": {"color": COLOURS[index % len(COLOURS)], "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
         "hovertemplate": "%{text}<br>%{fullData.name}: %{y:.4g}<extra></extra>",
     }  # fmt: skip
 
 
-def _far(found: Difference) -> float | None:
-    """The distance without its direction; none of what cannot stand on a scale of powers."""
-    assert found.distance is not None
+def _layout(paths: Sequence[str]) -> dict[str, Any]:
+    return {
+        "xaxis": {**layers_axis(len(paths)), "title": {"text": "layers that differ, in the order of the report"}},
+        "yaxis": {"title": {"text": "distance"}, "type": "log"},
+        "hovermode": "closest",
+    }
+
+
+def far(found: Difference) -> float | None:
+    """The distance without its direction; none of what is no number."""
+    if found.unit is None or found.distance is None:
+        return None
     if found.unit == "ratio":
-        return abs(math.log2(found.distance)) or None if found.distance > 0 else None
-    return abs(found.distance) or None
+        return abs(math.log2(found.distance)) if found.distance > 0 else None
+    return abs(found.distance)
+
+
+def moved_in(reports: Sequence[DiffReport], labels: Sequence[str]) -> Picture | None:
+    """How far layers moved in each of several comparisons, one figure at a time."""
+    moved = [
+        {(one.path, one.field or one.what): far(one) for one in report.differences if one.path} for report in reports
+    ]
+    known = [key for own in moved for key, value in own.items() if value]
+    if not known:
+        return None
+    paths = list(dict.fromkeys(path for path, _ in known))
+    places = list(range(1, len(paths) + 1))
+    choices = tuple(
+        (field, tuple({"x": places, "y": [own.get((path, field)) or None for path in paths]} for own in moved))
+        for field in dict.fromkeys(field for _, field in known)
+    )
+    return Picture(
+        key="moved",
+        title="How far layers moved in each comparison",
+        caption=f"{_CAPTION} The numbers are in the table of what differs.",
+        traces=tuple({**_marks(label(name), paths, at), **choices[0][1][at]} for at, name in enumerate(labels)),
+        layout=_layout(paths),
+        choices=choices,
+    )
 
 
 def before_after(report: DiffReport) -> Picture | None:
@@ -86,8 +123,10 @@ def before_after(report: DiffReport) -> Picture | None:
     )
 
 
-def _layers(entry: tuple[str, list[Difference]]) -> int:
-    return len(entry[1])
+def _layers(entry: tuple[str, list[Difference]]) -> tuple[bool, int]:
+    """Those of most layers first, and counters last."""
+    field, found = entry
+    return field != "num_batches_tracked", len(found)
 
 
 def _is_number(value: Any) -> bool:

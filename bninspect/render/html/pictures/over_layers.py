@@ -8,7 +8,7 @@ from bninspect.render._view import Column, Table, number
 from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture, label, layers_axis, line, numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class Curve(NamedTuple):
@@ -51,6 +51,19 @@ def over_layers(
             tuple((path, *map(number, row)) for path, row in zip(paths, rows, strict=True)),
         ),
     )
+
+
+def over_reports(
+    name: str, title: str, caption: str, reports: Mapping[str, Any], *, unit: str, log: bool = False
+) -> Picture | None:
+    """A figure of each layer, a curve for each report by its label; layers by their paths, those of the first first."""
+    found = {
+        label: {layer.path or layer.kind: getattr(layer, name) for layer in report.layers}
+        for label, report in reports.items()
+    }
+    paths = list(dict.fromkeys(path for own in found.values() for path in own))
+    curves = [Curve(label, tuple(map(own.get, paths))) for label, own in found.items()]
+    return over_layers(name, title, caption, paths, curves, unit=unit, log=log) if paths else None
 
 
 def _trace(curve: Curve, index: int, paths: Sequence[str]) -> dict[str, Any]:
