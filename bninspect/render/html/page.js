@@ -197,30 +197,47 @@
     look(section, section.chosen.path);
   };
 
-  // ---- tables: a click on a head sorts, by the largest number of a cell or by its text
-  const key = (cell) => {
-    const found = cell.textContent.replace(/(\d),(?=\d{3})/g, "$1").match(/-?\d+(\.\d+)?(e[+-]?\d+)?/gi);
-    return found && !cell.matches("th") ? Math.max(...found.map((text) => Math.abs(Number(text)))) : null;
+  // ---- tables: a click on a head sorts, by the manner of its column
+  const numbers = (text) => (text.replace(/(\d),(?=\d{3})/g, "$1").match(/-?(\d+(\.\d+)?(e[+-]?\d+)?|inf)/gi) || [])
+    .map((found) => Number(found.replace(/inf/i, "Infinity")));
+  const furthest = (text) => Math.max(...numbers(text).map((value) => Math.abs(Math.log(value))));
+  const largest = (text) => Math.max(...numbers(text).map(Math.abs));
+  const manner = (head, texts) => {
+    if (!head.classList.contains("right") || texts.some((text) => text.startsWith("["))) return { told: "", key: null };
+    if (texts.some((text) => text.startsWith("x ")))
+      return { told: "how far it is, of a quotient (x) by its logarithm", key: (text) => (text[0] === "x" ? furthest(text) / Math.LN2 : largest(text)) };
+    if (!texts.some((text) => / (\.\.|\u2026) /.test(text))) return { told: "", key: (text) => numbers(text)[0] };
+    if (/^r\b/.test(head.textContent)) return { told: "the end of its range that is further from 1", key: furthest };
+    return { told: "the end of its range that is larger in size", key: largest };
   };
-  const compare = (a, b, down) => {
-    const [x, y] = [key(a), key(b)];
-    if (x !== null && y !== null) return down ? y - x : x - y;
-    if (x !== null || y !== null) return x === null ? 1 : -1;
-    const order = a.textContent.localeCompare(b.textContent, "en", { numeric: true });
-    return down ? -order : order;
+  const order = (table, column, { key }, down) => {
+    const keyed = [...table.tBodies[0].rows].map((row) => {
+      const text = row.cells[column].textContent;
+      return { row, text, value: key && numbers(text).length ? key(text) : null };
+    });
+    const known = (one) => one.value !== null && !Number.isNaN(one.value);
+    keyed.sort((a, b) => {
+      if (key && known(a) !== known(b)) return known(a) ? -1 : 1;
+      const way = key && known(a) ? a.value - b.value : a.text.localeCompare(b.text, "en", { numeric: true });
+      return down ? -way : way;
+    });
+    table.tBodies[0].append(...keyed.map((one) => one.row));
   };
   const sortable = (table) => {
     table.querySelectorAll("thead th").forEach((head, column) => {
+      const way = manner(head, [...table.tBodies[0].rows].map((row) => row.cells[column].textContent));
       const button = document.createElement("button");
       button.textContent = head.textContent;
+      button.title = way.told ? `sort by ${way.told}` : "sort";
       head.replaceChildren(button);
       button.addEventListener("click", () => {
-        const numeric = head.classList.contains("right");
-        const down = head.getAttribute("aria-sort") === (numeric ? "descending" : "ascending") ? !numeric : numeric;
+        const first = way.key ? "descending" : "ascending";
+        const sorted = head.getAttribute("aria-sort") !== first ? first : way.key ? "ascending" : "descending";
         table.querySelectorAll("thead th").forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const rows = [...table.tBodies[0].rows].sort((a, b) => compare(a.cells[column], b.cells[column], down));
-        table.tBodies[0].append(...rows);
+        head.setAttribute("aria-sort", sorted);
+        order(table, column, way, sorted === "descending");
+        const told = table.closest(".report, .together").querySelector(`.sorted[data-of="${table.id}"]`);
+        if (told) told.textContent = `sorted by ${head.textContent}${way.told ? `: ${way.told}` : ""}, ${sorted}`;
       });
     });
   };

@@ -95,6 +95,43 @@ def test_a_click_or_a_key_on_a_head_sorts(visit, reports):
     assert tab.run(f"{button}.parentElement.ariaSort") == "ascending"
 
 
+SORTED = """(name => {{
+    const table = document.querySelector("#r0-layers");
+    const button = [...table.querySelectorAll("thead button")].find(one => one.textContent === name);
+    button.click();
+    return [button.title, document.querySelector(".sorted").textContent];
+}})({0!r})"""
+
+
+@pytest.mark.parametrize(
+    ("head", "values", "expected", "told"),
+    [
+        ("r", [(0.9, 1.2), (0.1, 1.1), (1.0, 5.0), (1.0, 1.0), (None, None)], [1, 2, 0, 3, 4], "further from 1"),
+        (
+            "mean",
+            [(-9.0, 1.0), (2.0, 3.0), (-0.5, 0.1), (1e-05, 1e-04), (0.0, 1200.0)],
+            [4, 0, 1, 2, 3],
+            "larger in size",
+        ),
+        ("|d| max", [(0.5,), (1234.5,), (1e-07,), (None,), (12.0,)], [1, 4, 0, 2, 3], ""),
+    ],
+)
+def test_a_column_says_what_it_sorts_by(visit, reports, *, head, values, expected, told):
+    layer = reports["stats"].layers[0]
+    fields = {"r": ("r_min", "r_max"), "mean": ("mean_min", "mean_max"), "|d| max": ("d_max",)}[head]
+    layers = tuple(
+        msgspec.structs.replace(layer, path=str(at), channels=None, **dict(zip(fields, found, strict=True)))
+        for at, found in enumerate(values)
+    )
+    tab = visit(msgspec.structs.replace(reports["stats"], layers=layers))
+    title, line = tab.run(SORTED.format(head))
+    assert tab.run(ORDER) == [str(at) for at in expected]
+    assert told in title
+    assert line.startswith(f"sorted by {head}")
+    assert line.endswith(", descending")
+    assert told in line
+
+
 def test_search_and_the_box_leave_rows_out(visit, reports):
     tab = visit(reports["stats"])
     assert tab.run(ORDER) == ["1", "4"]
