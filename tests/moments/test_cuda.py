@@ -46,7 +46,9 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 @pytest.mark.parametrize("offset", [0, 30, 1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [(8, 16, 40, 40), (64, 33, 7, 7), (2, 3, 130, 131), (300, 64, 12, 12)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(8, 16, 40, 40), (64, 33, 7, 7), (2, 3, 130, 131), (300, 64, 12, 12), (1, 70, 200, 190)], ids=str
+)
 def test_the_compiled_kernel_agrees_with_the_definition(offset, dtype, layout, shape):
     x = (torch.randn(shape, dtype=torch.float64) + offset).to(dtype).contiguous(memory_format=layout).cuda()
     kernels = triton.Kernels(x.device)

@@ -36,6 +36,10 @@ def cases():
     found["flushed, channels_last"] = (torch.randn(1, 64, 30, 40) * 1e-3 + 1).contiguous(memory_format=last)
     found["a ramp"] = torch.linspace(0, 1, 40000).view(1, 1, 100, 400)
     found["a ramp, channels_last"] = torch.linspace(0, 1, 128000).view(1, 2, 160, 400).contiguous(memory_format=last)
+    found["in parts"] = torch.randn(2, 3, 180, 191) + 3
+    found["in parts, channels_last"] = (torch.randn(2, 70, 61, 67) + 3).contiguous(memory_format=last)
+    found["in parts, bfloat16"] = (torch.randn(1, 33, 90, 91) + 3).bfloat16().contiguous(memory_format=last)
+    found["squares of many images in a register"] = torch.randn(40, 200, 5, 7)
     found["3-d"] = torch.randn(6, 5, 700)
     found["5-d"] = torch.randn(2, 3, 5, 6, 7)
     found["5-d, channels_last"] = torch.randn(2, 3, 5, 6, 7).contiguous(memory_format=last_3d)
@@ -51,9 +55,9 @@ def cases():
     broken = torch.randn(3, 5, 20, 30)
     broken[1, 2, 3, 4], broken[0, 3, 0, 0], broken[2, 4, 19, 29] = float("nan"), float("inf"), float("-inf")
     found["broken"] = broken
-    far = torch.randn(1, 2, 79 * 512) + 1000
-    far[..., :512] -= 1000
-    found["far from its first tile"] = far
+    far = torch.randn(1, 2, 20, 4, 512) + 1000
+    far[:, :, :, 0] -= 1000
+    found["far from its shifts"] = far.flatten(2)  # which are the means of every fourth tile
     found["two values, 1200 tiles"] = 0.1 * torch.arange(1200 * 512).remainder(3).clamp(max=1).float().view(1, 1, -1)
     return found
 
@@ -97,6 +101,8 @@ def main():
         torch.randn(2, 3, 8, 8)[..., ::2],
         torch.randn(0, 3, 4, 4),
     ]
+    plans = [triton.plan_of(triton.shape_of(x), 1) for x in inputs.values()]
+    report["cut"] = [max(plan.parts for plan in plans), max(plan.per for plan in plans)]
     report["refused"] = [kernels.launch(x) is None for x in refused]
     parts = {name: triton.slots_together([slot])[0] for name, slot in slots.items()}
     whole = triton.slots_together(list(slots.values()))[0]
@@ -115,7 +121,7 @@ def report():
     return json.loads(done.stdout)
 
 
-DOUBTFUL = {"broken": [2, 3, 4], "far from its first tile": [0, 1]}
+DOUBTFUL = {"broken": [2, 3, 4], "far from its shifts": [0, 1]}
 
 
 def test_every_case_keeps_the_promise(report):
@@ -126,6 +132,12 @@ def test_every_case_keeps_the_promise(report):
         assert case["mean"] <= PROMISE, name
         assert case["image_M2"] <= PROMISE, name
         assert case["equal"], name
+
+
+def test_images_in_parts_and_programs_of_many_images_are_among_the_cases(report):
+    parts, images = report["cut"]
+    assert parts > 3
+    assert images > 16
 
 
 def test_what_cannot_be_trusted_is_measured_again_and_nothing_else(report):
