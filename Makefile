@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench fuzz golden readme check-readme release-check clean
+.PHONY: run test lint bench fuzz golden readme screenshot check-readme release-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ golden: $(VENV)/.installed
 
 readme: $(VENV)/.installed
 	$(BIN)/python tests/readme.py --write
+
+screenshot: $(VENV)/.installed
+	$(BIN)/python tests/screenshot.py
 
 check-readme: $(VENV)/.installed
 	$(BIN)/python tests/readme.py --check

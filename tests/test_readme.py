@@ -31,5 +31,8 @@ def test_the_readme_is_short_and_leads_to_pages_that_are_there():
     links = re.findall(r"\]\((\.github/[^)]+)\)", text)
     assert len(links) > 10
     assert [link for link in links if not (root / link).exists()] == []
+    pictures = re.findall(r"!\[[^]]+\]\((\.github/[^)]+)\)", text.partition("```")[0])
+    assert {Path(picture).suffix for picture in pictures} == {".svg", ".png"}
+    assert all((root / picture).stat().st_size <= 200_000 for picture in pictures)
     pages = {f".github/docs/{path.name}" for path in (root / ".github" / "docs").iterdir()}
     assert pages <= set(links)
