@@ -64,6 +64,6 @@ def _tell_nothing(tried: Recalibrated, told: float) -> bool:
 
 def _frozen(tried: Recalibrated, tell: float = 0.25) -> str:
     before, after = tried.decided_before, tried.decided_after
-    if before is None or after is None or before < max(tell, after):
+    if before is None or after is None or not before >= max(tell, after):  # NaN too
         return ""
     return _FROZEN.format(before=before, after=after)

@@ -11,7 +11,7 @@ from bninspect.report import bounds
 from bninspect.rules import words
 from bninspect.rules._rule import rule
 from bninspect.rules.cure import cure
-from bninspect.rules.facts import FEW, Hit, Silence, median, outside, share, trend
+from bninspect.rules.facts import FEW, Hit, Silence, median, outside, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +143,7 @@ def bn403_stale_statistics_over_depth(
         yield Silence(f"needs {layers} layers and {FEW} images")
         return
     ratios = [bn.live.r_median for bn in found]
-    slope, significance = trend([log(max(ratio, 1e-30)) for ratio in ratios])
+    slope, significance = _trend([log(max(ratio, 1e-30)) for ratio in ratios])
     end = median(ratios[-(len(ratios) // 4) :])
     deep = found[-(len(found) // 4) :]
     certain = share([share(bn.far(r=last)) > 0.1 for bn in deep]) >= 0.5
@@ -152,6 +152,16 @@ def bn403_stale_statistics_over_depth(
         numbers = {"r_median_first": ratios[0], "r_median_last": end, "slope_log_r": slope}
         told = f"the spread is {ratios[0]:.2g} times as expected at the first layer, and {end:.2g} times at the last"
         yield Hit(message="the running statistics fit less and less with depth", told=told, evidence=numbers)
+
+
+def _trend(values: Any) -> tuple[float, float]:
+    """Slope of a straight line through values in their order, and the slope in its standard errors."""
+    y = np.asarray(values, np.float64)
+    x = np.arange(len(y)) - (len(y) - 1) / 2
+    slope = float((x * y).sum() / (x * x).sum())
+    rest = y - y.mean() - slope * x
+    error = float(np.sqrt((rest**2).sum() / max(len(y) - 2, 1) / (x * x).sum()))
+    return slope, slope / error if error else float(np.copysign(np.inf, slope))
 
 
 @rule("warning", "data", remedy="recalibrate")

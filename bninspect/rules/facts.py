@@ -119,6 +119,12 @@ class LayerFacts:
         """Whether every vector has one entry per channel, so that channels can be compared at all."""
         return self.lengths <= {self.num_features}
 
+    @property
+    def broken(self) -> bool:
+        """Whether stored values are not finite, or a variance is negative."""
+        var = self.stored.running_var
+        return bool(self.nonfinite.any()) or (var is not None and bool((var < 0).any()))
+
     @cached_property
     def statistics_at_start(self) -> bool:
         """Whether the running statistics are exactly 0 and 1."""
@@ -212,7 +218,7 @@ class LayerFacts:
         """
         spread = np.sqrt(var) - np.sqrt(np.maximum(self.running_var, 0))
         with np.errstate(invalid="ignore", divide="ignore"):
-            apart: Vector = ((mean - self.running_mean) ** 2 + spread**2) / (self.running_var + self.eps)
+            apart: Vector = ((mean - self.running_mean) ** 2 + spread**2) / (np.maximum(self.running_var, 0) + self.eps)
         return apart
 
     @cached_property
@@ -322,10 +328,14 @@ class Facts:
     def begins(self, paths: Collection[str]) -> bool:
         """Whether what data show may begin in one of these layers: its statistics are certainly off, none before.
 
-        By the z of BN401 alone, which a cause may be small enough to pass and yet spoil what stands behind it.
+        By the z of BN401 alone, which a cause may be small enough to pass and yet spoil what stands behind it; or by
+        values of which no output can be computed. What is not finite when it arrives began before.
         """
-        for bn in self.comparable if self.data is not None else ():
-            if bn.path in paths and share(bn.far(d=0.0, r=1.0)) > 0.1:
+        comparable = {bn.path for bn in self.comparable}
+        for bn in self.having("live") if self.data is not None else ():
+            if bn.live.nonfinite:
+                return False
+            if bn.path in paths and (bn.broken or (bn.path in comparable and share(bn.far(d=0.0, r=1.0)) > 0.1)):
                 return True
             if self.misfits and bn is self.misfits[0]:
                 return False
@@ -351,11 +361,14 @@ def _listed(names: list[str]) -> str:
 
 
 def is_untrained(layers: tuple[BatchNormLayer, ...]) -> bool:
-    """Whether statistics and affine parameters of all layers are at their initial values."""
+    """Whether statistics and affine parameters of all layers are at their initial values, and no batch was counted."""
     facts = [LayerFacts(layer) for layer in layers if layer.weight is not None or layer.running_var is not None]
     known = [bn for bn in facts if not bn.frozen] or facts
     return bool(known) and all(
-        bn.affine_at_start and (bn.statistics_at_start or bn.stored.running_var is None) for bn in known
+        bn.affine_at_start
+        and (bn.statistics_at_start or bn.stored.running_var is None)
+        and not (bn.statistics_at_start and bn.stored.num_batches_tracked)
+        for bn in known
     )
 
 
@@ -373,16 +386,6 @@ def share(mask: Any) -> float:
 def outside(values: Any, low: float, high: float) -> Any:
     """Mask of the values that are not between two bounds; NaN counts as inside."""
     return (np.asarray(values) < low) | (np.asarray(values) > high)
-
-
-def trend(values: Any) -> tuple[float, float]:
-    """Slope of a straight line through values in their order, and the slope in its standard errors."""
-    y = np.asarray(values, np.float64)
-    x = np.arange(len(y)) - (len(y) - 1) / 2
-    slope = float((x * y).sum() / (x * x).sum())
-    rest = y - y.mean() - slope * x
-    error = float(np.sqrt((rest**2).sum() / max(len(y) - 2, 1) / (x * x).sum()))
-    return slope, slope / error if error else float(np.copysign(np.inf, slope))
 
 
 def _number(value: Any) -> float | int:

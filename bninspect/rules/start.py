@@ -27,7 +27,8 @@ def bn104_statistics_never_updated(facts: Facts) -> Iterator[Hit]:
 
     Do: copy the buffers along with the parameters, or recalibrate the statistics.
 
-    Hit: an averaged copy, made before training, into which parameters() alone were averaged.
+    Hit: an averaged copy, made before training, into which parameters() alone were averaged; momentum 0, which counts
+    batches and moves nothing.
 
     Miss: a new model (BN105); a checkpoint without num_batches_tracked whose statistics were trained;
     FrozenBatchNorm2d, which may hold everything in weight and bias. Only a warning where all layers agree and are in
@@ -37,10 +38,14 @@ def bn104_statistics_never_updated(facts: Facts) -> Iterator[Hit]:
     meant = all(bn.statistics_at_start and (bn.training is False or bn.num_batches_tracked is None) for bn in layers)
     severity: Severity = "warning" if meant else "error"
     for bn in layers:
+        unused = facts.graph is not None and bn.path in facts.graph.never_called
         if bn.statistics_at_start and bn.affine_learned:
-            unused = facts.graph is not None and bn.path in facts.graph.never_called
             text = "weights were trained, but the running statistics never moved from 0 and 1"
             yield bn.hit(text, None, "info" if unused else severity)
+        elif bn.statistics_at_start and bn.num_batches_tracked:
+            text = "batches were counted, but the running statistics never moved from 0 and 1"
+            numbers = {"num_batches_tracked": bn.num_batches_tracked}
+            yield bn.hit(text, None, "info" if unused else severity, **numbers)
 
 
 @rule("info")
@@ -56,7 +61,10 @@ def bn105_untrained_model(facts: Facts) -> Iterator[Hit]:
     Miss: a model with one trained layer.
     """
     if facts.untrained:
-        yield Hit(message="the model is untrained", evidence={"num_layers": len(facts.layers)})
+        text = "the model is untrained"
+        if all(bn.weight is None and bn.bias is None for bn in facts.layers):
+            text = "the model is untrained, or its statistics never moved: there is no gamma or beta that would tell"
+        yield Hit(message=text, evidence={"num_layers": len(facts.layers)})
 
 
 @rule("warning", "num_batches_tracked", "momentum", "running_var", "data?", explains=_SPOILS, remedy="recalibrate")

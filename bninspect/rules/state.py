@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from bninspect.rules.facts import Facts, LayerFacts
 
 _HALF = ("float16", "bfloat16")
+_FOLLOW = ("BN401", "BN402", "BN403", "BN404", "BN411")  # what data show where no output can be computed
 
 
-@rule("error")
+@rule("error", explains=_FOLLOW)
 def bn101_non_finite_state(facts: Facts) -> Iterator[Hit]:
     """Stored values are NaN or infinite.
 
@@ -34,7 +35,7 @@ def bn101_non_finite_state(facts: Facts) -> Iterator[Hit]:
             yield bn.hit("stored values are NaN or infinite", bn.nonfinite > 0, nonfinite_state=bn.nonfinite.sum())
 
 
-@rule("error", "running_var", remedy="recalibrate")
+@rule("error", "running_var", explains=_FOLLOW, remedy="recalibrate")
 def bn102_negative_running_var(facts: Facts) -> Iterator[Hit]:
     """A running variance is negative.
 
@@ -43,13 +44,25 @@ def bn102_negative_running_var(facts: Facts) -> Iterator[Hit]:
 
     Do: recalibrate the statistics with a two-pass variance; as a stopgap, clamp running_var at 0.
 
-    Hit: running_var of -1e-5 with eps 1e-5.
+    Hit: running_var of -1e-5 with eps 1e-5; running_mean and running_var in each other's place, which shows where the
+    one is negative by more than rounding and the other nowhere.
 
     Miss: a running_var of exactly 0 in one channel.
     """
     for bn in facts.having("running_var"):
         if (bn.running_var < 0).any():
-            yield bn.hit("running_var is negative", bn.running_var < 0, running_var_min=_least(bn.running_var))
+            text, fix = "running_var is negative", None
+            if _exchanged(bn):
+                text = "running_var is negative and running_mean is not: they look exchanged"
+                fix = "read each as the other when the weights are loaded; where that is not it, recalibrate."
+            yield bn.hit(text, bn.running_var < 0, fix=fix, running_var_min=_least(bn.running_var))
+
+
+def _exchanged(bn: LayerFacts, channels: int = 8, most: float = 0.25) -> bool:
+    """Whether running_mean could be a variance, where running_var cannot in more than a few channels."""
+    if bn.running_mean is None or bn.num_features < channels:
+        return False
+    return bool((bn.running_mean > 0).all()) and share(bn.running_var < 0) > most
 
 
 @rule("error", "running_var", explains=("BN401", "BN402", "BN403", "BN404"), remedy="recalibrate")

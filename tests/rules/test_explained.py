@@ -167,6 +167,38 @@ def test_what_is_only_told_explains_nothing(good, batch):
     assert not found["BN401"].explained_by
 
 
+def nan(bn):
+    bn.running_mean.fill_(float("nan"))
+
+
+def negative(bn):
+    bn.running_var.neg_()
+
+
+@pytest.mark.parametrize(("code", "spoil"), [("BN101", nan), ("BN102", negative)])
+def test_values_without_an_output_explain_what_is_not_finite_behind(code, spoil, good, batch):
+    model = copy.deepcopy(good)
+    spoil(layers(model)[3])
+    found = {finding.code: finding for finding in findings(model, batch)}
+    assert found["BN411"].explained_by == (code,)
+    assert not found[code].explained_by
+    broken = batch.clone()
+    broken[5, 1, 3, 3] = float("nan")
+    found = {finding.code: finding for finding in findings(model, broken)}
+    assert {"BN411", code} <= set(found)
+    assert not found["BN411"].explained_by
+
+
+def test_a_negative_variance_at_the_first_layer_is_no_matter_of_the_input(good, batch):
+    model = calibrate(copy.deepcopy(good), batch + 1)
+    first = layers(model)[0]
+    mean, var = first.running_mean.clone(), first.running_var.clone()
+    first.running_mean.copy_(var), first.running_var.copy_(mean)
+    codes = {finding.code for finding in findings(model, batch)}
+    assert "BN102" in codes
+    assert "BN402" not in codes
+
+
 def test_a_healthy_model_has_nothing_to_explain(good, batch):
     assert explained(good, batch) == {}
 

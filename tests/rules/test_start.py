@@ -70,6 +70,23 @@ def test_bn104_hits_an_average_of_parameters_alone():
     assert (finding.severity, finding.path) == ("error", "1")
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_bn104_hits_momentum_0_whether_gamma_tells_or_not(affine):
+    torch.manual_seed(0)
+    model = trained(network(momentum=0, affine=affine))
+    for finding in found(model, "BN104"):
+        assert [place.path for place in finding.layers] == ["1", "4"]
+    assert found(model, "BN104")[0].message.startswith("weights were trained" if affine else "batches were counted")
+    assert not found(model, "BN105")
+    assert not found(trained(network(affine=False)), "BN104")
+
+
+def test_bn105_does_not_claim_what_no_gamma_tells():
+    (finding,) = found(network(affine=False), "BN105")
+    assert "or its statistics never moved" in finding.message
+    assert found(network(), "BN105")[0].message == "the model is untrained"
+
+
 def test_bn104_misses_what_looks_alike():
     model = train(small(), 3)
     assert not found(small(), "BN104")

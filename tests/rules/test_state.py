@@ -38,6 +38,23 @@ def test_bn102_misses_zero():
     assert not found(model, "BN102")
 
 
+def exchanged(model):
+    for module in model:
+        if isinstance(module, nn.BatchNorm2d):
+            mean, var = module.running_mean.clone(), module.running_var.clone()
+            module.running_mean.copy_(var), module.running_var.copy_(mean)
+    return model
+
+
+def test_bn102_tells_of_a_mean_and_a_variance_in_each_others_place():
+    model = calibrate(train_a_little(small()), smooth(64, 3, 8, 8))
+    (finding,) = found(exchanged(model), "BN102")
+    assert "look exchanged" in finding.message
+    model[1].running_var[1:].abs_().add_(1)
+    model[1].running_var[0] = -1  # in one channel, which is no mean
+    assert [finding.message for finding in found(model, "BN102")] == ["running_var is negative"]
+
+
 def test_bn103_misses_single_channels():
     model = train(small(), 2)
     model[1].running_var[:3] = 0
