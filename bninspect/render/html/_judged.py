@@ -32,11 +32,11 @@ def judged(report: CheckReport, told: Sequence[tuple[str, Finding]]) -> Rows | N
         return None
     figures = any(layer.d != UNKNOWN for layer in report.layers)
     made = [_row(path, layers.get(path), found.get(path, []), figures=figures) for path in paths]
-    columns = (*_FIRST, Column("kind", "left"), Column("channels"), *(_FIGURES if figures else ()), _LAST)
+    columns = (*_FIRST, Column("channels"), *(_FIGURES if figures else ()), _LAST)
     levels = {(at, column): level for at, (_, own) in enumerate(made) for column, level in own}
     links = {(at, _LINKED): tuple((one.code, anchor) for anchor, one, _ in found[path])
              for at, path in enumerate(paths) if path in found}  # fmt: skip
-    return Rows(Table(columns, tuple(row for row, _ in made), levels), paths, links=links)
+    return Rows(Table(columns, tuple(row for row, _ in made), levels), paths, words=len(columns) - 1, links=links)
 
 
 def _by_layer(told: Sequence[tuple[str, Finding]]) -> dict[str, Found]:
@@ -54,9 +54,8 @@ def _row(
     worst = min((finding.severity for _, finding, _ in found), key=LEVELS.index, default="-")
     codes = ", ".join(finding.code for _, finding, _ in found) or "-"
     told = "; ".join(dict.fromkeys(text for *_, text in found if text)) or "-"
-    kind, size = (layer.kind, layer.num_features) if layer else ("-", None)
     values = (*layer.d, *layer.r) if layer else UNKNOWN * 2
-    first = (path, codes, worst, kind, number(size))
+    first = (path, codes, worst, number(layer.num_features if layer else None))
     levels = [(2, worst)] if found else []
     if not figures:
         return (*first, told), levels

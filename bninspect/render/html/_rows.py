@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """A table, with the path of the layer that each row is of; ``column`` is that which names it.
+    """A table, with the path of the layer that each row is of.
 
+    ``column`` is the one that names the layer, ``words`` one of sentences;
     ``links`` are cells that lead to findings, by row and column: a text and an anchor for each.
     """
 
@@ -21,4 +22,5 @@ class Rows(NamedTuple):
     paths: tuple[str, ...]
     title: str = "Layers"
     column: int = 0
+    words: int = -1
     links: Mapping[tuple[int, int], tuple[tuple[str, str], ...]] = MappingProxyType({})

@@ -28,7 +28,7 @@ class Content(NamedTuple):
         verdict: one sentence.
         pictures: of the whole.
         layers: the table that is searched and linked to.
-        findings: each with the name that links lead to.
+        findings: each with the name that links lead to, under the heading ``found``.
         per_layer: pictures of the one layer that is looked at.
         vectors: of all layers, that pictures are drawn from.
         lacks: what the report would need for more pictures.
@@ -38,6 +38,7 @@ class Content(NamedTuple):
     pictures: tuple[Picture, ...] = ()
     layers: Rows | None = None
     findings: tuple[tuple[str, Finding], ...] = ()
+    found: str = "Findings"
     per_layer: tuple[Picture, ...] = ()
     vectors: Vectors | None = None
     lacks: tuple[str, ...] = ()

@@ -164,6 +164,8 @@
     const box = document.createElement("div");
     box.className = "scroll";
     box.tabIndex = 0;
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", details.querySelector("summary").textContent);
     const table = box.appendChild(document.createElement("table"));
     const head = table.createTHead().insertRow();
     for (const name of names) {

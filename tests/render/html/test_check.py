@@ -40,8 +40,8 @@ def test_all_layers_that_were_judged_stand_in_the_table_with_their_figures(page)
     assert list(found) == ["0", "2"]
     for layer in report.layers:
         by_hand = sorted(layer.channels.d)[1]  # of three channels, the median
-        assert found[layer.path][6] == f"{by_hand:.4g}"
-    assert found["0"][1:5] == ["-", "-", "BatchNorm2d", "3"]
+        assert found[layer.path][5] == f"{by_hand:.4g}"
+    assert found["0"][1:4] == ["-", "-", "3"]
 
 
 def test_findings_lead_to_their_layers_and_back(reports, page):
@@ -97,3 +97,28 @@ def test_a_report_without_channels_says_what_it_lacks(reports, page):
     text = page(msgspec.structs.replace(reports["check"], layers=layers))
     assert "bninspect check --format html has them" in text
     assert sections(text)[0]["channels"] is None
+
+
+def test_every_link_within_the_page_leads_somewhere(reports, page):
+    for report in reports.values():
+        text = page(report)
+        anchors = set(re.findall(r' id="([^"]*)"', text))
+        paths = {f"layer/{path}" for path in rows(text)}
+        links = {link.removeprefix("#") for link in LINK.findall(text)}
+        assert links <= anchors | paths
+    assert {"r0-findings", "r0-table", "r0-panel"} <= {
+        link.removeprefix("#") for link in LINK.findall(page(reports["check"]))
+    }
+
+
+def test_why_and_do_stand_once_for_findings_that_share_them_and_commands_apart(reports, page):
+    first = msgspec.structs.replace(
+        reports["check"].findings[0], why="Because.", fix="Do it. Run: a <b> c", explained_by=()
+    )
+    other = msgspec.structs.replace(first, fix="Do another.")
+    text = page(msgspec.structs.replace(reports["check"], findings=(first, first, other)))
+    told = [re.sub("<[^>]*>", "", line) for line in re.findall(r"<dt>(?:why|do|why, do)</dt><dd>.*?</dd>", text)]
+    assert told == [
+        "whyBecause.", "doDo it.a &lt;b&gt; c", f"why, doas for {first.code} above", "whyBecause.", "doDo another.",
+    ]  # fmt: skip
+    assert '<code class="command">a &lt;b&gt; c</code>' in text

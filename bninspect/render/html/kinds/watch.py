@@ -43,6 +43,7 @@ def content(found: WatchReport | WatchCourse) -> Content:
         pictures=(lines(course), whole(course)) if course else _distances(report, paths) if tables else (),
         layers=Rows(tables[0], paths) if tables else None,
         findings=anchored(map(_finding, report.alarms)),
+        found="Alarms",
         per_layer=of_layer() if course else (),
         vectors=_vectors(course) if course else None,
     )

@@ -72,6 +72,11 @@ def line(y: float, colour: str, axis: str = "y") -> dict[str, Any]:
     return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": axis, "y0": y, "y1": y, "line": style}
 
 
+def colorbar(name: str) -> dict[str, Any]:
+    """What the colours of a heat map say."""
+    return {"thickness": 12, "outlinewidth": 0, "title": {"text": label(name), "side": "right"}}
+
+
 def rows_axis(count: int) -> dict[str, Any]:
     """Layers from the top down, counted from 1."""
     axis = {"title": {"text": "layer"}, "range": [count + 0.5, 0.5], "zeroline": False}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bninspect.render.html.pictures import Picture, label, rows_axis
+from bninspect.render.html.pictures import Picture, colorbar, label, rows_axis
 from bninspect.report import bounds
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ def heat(report: StatsReport) -> Picture | None:
         "type": "heatmap", "zsmooth": False, "y0": 1,
         "hovertemplate": "%{customdata}<br>channel %{x}: %{z:.4g}<extra></extra>",
         "names": [label(path) for path in paths], "layers": paths,
-        "colorbar": {"thickness": 12, "outlinewidth": 0},
     }  # fmt: skip
     return Picture(
         key="heat",
@@ -67,4 +66,4 @@ def _choice(
     end = float(np.quantile(sizes, 0.99)) if len(sizes) else 1.0
     end = min(end, most) if most else end
     scale = {"colorscale": _ONE, "zmin": 0} if one_sided else {"colorscale": _BOTH, "zmin": -end}
-    return name, ({"z": {"$rows": shown}, "zmax": end or 1.0, **scale},)
+    return name, ({"z": {"$rows": shown}, "zmax": end or 1.0, "colorbar": colorbar(name), **scale},)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture, label, rows_axis
+from bninspect.render.html.pictures import COLOURS, DASHES, SYMBOLS, Picture, colorbar, label, rows_axis
 from bninspect.report import bounds
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def whole(course: WatchCourse) -> Picture:
         "type": "heatmap", "x": list(course.steps), "y0": 1, "names": [label(path) for path in course.paths],
         "layers": list(course.paths),
         "hovertemplate": "%{customdata}<br>step %{x}: %{z:.4g}<extra></extra>", "zsmooth": False,
-        "colorbar": {"thickness": 12, "outlinewidth": 0}, **choices[0][1][0],
+        **choices[0][1][0],
     }  # fmt: skip
     kept = len(course.steps)
     some = f" {kept:,} of {course.records:,} records are shown." if kept < course.records else ""
@@ -58,7 +58,7 @@ def _choice(
     end = float(np.quantile(known, 0.99)) if known.size else 1.0
     end = (min(end, most) if most else end) or 1.0
     scale = {"colorscale": _BOTH, "zmin": -end} if signed else {"colorscale": _SCALE, "zmin": 0}
-    return name, ({"z": {"$rows": field}, "zmax": end, **scale},)
+    return name, ({"z": {"$rows": field}, "zmax": end, "colorbar": colorbar(name), **scale},)
 
 
 def _alarms(course: WatchCourse) -> dict[str, Any]:
