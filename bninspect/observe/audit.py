@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from bninspect.observe.forward import innermost
 from bninspect.observe.layers import batchnorms, is_batchnorm
+from bninspect.observe.meta import normalised
 from bninspect.observe.norms import Norm, norm_of
 from bninspect.report import FunctionalCall
 
@@ -84,7 +85,8 @@ class Audit(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.inside and (norm := norm_of(func, args, kwargs)) is not None:
             self._heard(norm)
-        return func(*args, **kwargs)
+        made = normalised(*args, **kwargs) if func is nn.functional.batch_norm else None
+        return func(*args, **kwargs) if made is None else made
 
     def _heard(self, norm: Norm) -> None:
         owner, caller = self.owners.of(norm)
