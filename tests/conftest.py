@@ -17,6 +17,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 if os.environ.get("PYTEST_XDIST_WORKER"):  # one thread each: workers beside each other have no cores to spare
+    gc.disable()  # until the tests are collected, see below
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.pop("COLUMNS", None)  # set for its own lines of progress; a test says how wide its terminal is
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background starts with Ctrl-C ignored
@@ -26,11 +27,23 @@ def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing")
 
 
+LONG = (  # files with tests that take seconds each
+    "test_unchanged.py", "test_processes.py", "test_triton.py", "test_record.py", "test_contributing.py",
+    "test_values.py", "test_merge.py", "test_pytest_plugin.py", "test_untouched.py", "test_hostile.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Long tests first, lest one worker ends with one of them alone."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def pytest_collection_finish():
-    """A million objects of imports and collected tests are no garbage: a worker need not look at them again."""
+    """A million objects of imports and collected tests are no garbage: a worker does not look at them, now or later."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000)
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

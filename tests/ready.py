@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import importlib
 import json
 import os
@@ -111,10 +110,10 @@ def prepare() -> None:
     """Import pytest, torch, and the much more of it that a first forward imports; nothing of our own."""
     import pytest  # noqa: F401
     import torch
+    from forking import settle
 
     torch.nn.BatchNorm2d(3, device="meta").eval()(torch.empty(2, 3, 4, 4, device="meta"))
-    gc.collect()
-    gc.freeze()  # or every collection in a fork copies the heap
+    settle()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ As a program, it reads a command line per line of its input (JSON), and writes w
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import resource
@@ -116,6 +115,8 @@ def console(command: list[str]) -> int:
 
 def serve() -> None:
     """Answer until the input ends."""
+    from tests.forking import settle
+
     honest, torch = json.loads(sys.argv[1]), sys.argv[2] == "1"
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -124,8 +125,7 @@ def serve() -> None:
     for command in honest:
         console(command)
     sys.stdout.reconfigure(errors="strict")  # as it is when a process starts
-    gc.collect()
-    gc.freeze()  # or every collection in a child copies the heap
+    settle()
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, size + ROOM))
     for line in sys.stdin:
