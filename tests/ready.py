@@ -18,7 +18,7 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 PATIENCE = 120  # seconds, after which a run that a test has given up ends by itself
 
@@ -40,11 +40,19 @@ def run(path: str, words: list[str]) -> int:
 
 
 def serve(listening: socket.socket) -> list[str]:
-    """Fork for each that asks, one after the other, until the tests end; return the words in each fork."""
-    while listening in select.select([listening, sys.stdin], [], [])[0]:
-        client, _ = listening.accept()
-        with client, client.makefile("rw") as talk:
+    """Fork for each that asks, until the tests end; return the words in each fork."""
+    running: dict[int, tuple[int, TextIO]] = {}  # by a descriptor that can be read when the fork has ended
+    while sys.stdin not in (ready := select.select([listening, sys.stdin, *running], [], [])[0]):
+        for ended in running.keys() & ready:
+            child, talk = running.pop(ended)
+            with contextlib.suppress(OSError), talk:  # who asked may be gone
+                print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=talk, flush=True)
+            os.close(ended)
+        if listening in ready:
+            client, _ = listening.accept()
             _, streams, *_ = socket.recv_fds(client, len(b"streams"), 3)
+            with client:
+                talk = client.makefile("rw")
             words, folder, environment = json.loads(talk.readline())
             child = os.fork()
             if not child:
@@ -53,7 +61,7 @@ def serve(listening: socket.socket) -> list[str]:
             for stream in streams:
                 os.close(stream)
             print(child, file=talk, flush=True)
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=talk)
+            running[os.pidfd_open(child)] = child, talk
     sys.exit()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -96,7 +95,7 @@ def test_what_is_named_is_there():
 
 
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory):
+def extended(tmp_path_factory, python):
     """A copy of the package with the new files, and not one other change."""
     folder = tmp_path_factory.mktemp("contributed")
     shutil.copytree(ROOT / "bninspect", folder / "bninspect", ignore=shutil.ignore_patterns("__pycache__"))
@@ -106,7 +105,7 @@ def extended(tmp_path_factory):
 
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "bninspect", *arguments], cwd=folder, capture_output=True, text=True, check=False
+            [*python, "-m", "bninspect", *arguments], cwd=folder, capture_output=True, text=True, check=False
         )
 
     return run

@@ -5,7 +5,6 @@ import copy
 import io
 import pickle
 import random
-import time
 import zipfile
 
 import msgspec
@@ -302,8 +301,6 @@ def test_thousands_of_layers(path, kind):
 def test_a_hundred_thousand_layers(path, apart):
     with open(path, "wb") as file:  # noqa: PTH123
         file.write(build.many_layers(100_000, apart=apart))
-    start = time.process_time()
     layers = read(path).layers
-    assert time.process_time() - start < 10  # torch.load takes ten times as long as this does
     assert len(layers) == 100_000
     same(layers[77_777], {f"bn.{field}": torch.tensor([4.0 * 77_777 + k]) for k, field in enumerate(FIELDS)})

@@ -13,13 +13,13 @@ SCRIPT = Path(__file__).with_name("processes.py")
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory):
+def printed(tmp_path_factory, python):
     """The folder of their record, and what each printed, by phase."""
     folder = tmp_path_factory.mktemp("processes")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(folder)],
+            [*python, str(SCRIPT), str(rank), str(folder)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

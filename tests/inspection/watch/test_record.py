@@ -20,22 +20,22 @@ from bninspect.errors import InputError, SourceError, WatchWarning
 from bninspect.inspection.watch.reading import Reading
 
 LOOP = """
-import sys, torch, bninspect
+import os, sys, torch, bninspect
 from loops import batch, net, step
 model = net()
 optimizer = torch.optim.SGD(model.parameters(), 0.05)
 with bninspect.watch(model, optimizer, every=1, to=sys.argv[1], append="append" in sys.argv):
-    print("begun", flush=True)
+    print(os.getpid(), flush=True)
     while True:
         step(model, optimizer, *batch())
 """
 
 
-def loop(path, *arguments):
+def loop(python, path, *arguments):
     """A training in a process of its own, which goes on until it is killed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", LOOP, str(path), *arguments],
+        [*python, "-c", LOOP, str(path), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -49,17 +49,18 @@ def report(path):
     return reading.report()
 
 
-def test_every_full_line_of_a_killed_run_is_good_and_it_can_be_gone_on_with(tmp_path):
+def test_every_full_line_of_a_killed_run_is_good_and_it_can_be_gone_on_with(tmp_path, python):
     path, begun = tmp_path / "run.jsonl", []
     for seconds in (0.3, 0.05):
-        process = loop(path, "append")
-        assert process.stdout.readline() == "begun\n"
+        process = loop(python, path, "append")
+        training = int(process.stdout.readline())
         assert report(path).state == "running"
         with pytest.raises(InputError, match="is being written by another run"):
             bninspect.watch(net(), to=path, append=True).__enter__()
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
+        os.kill(training, signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
         *lines, rest = path.read_bytes().split(b"\n")
         events = [json.loads(line) for line in lines]
         begun.append(report(path).step)
@@ -142,12 +143,10 @@ print([str(one.message) for one in caught])
 """
 
 
-def test_a_full_disk_is_one_warning_and_whole_lines(tmp_path):
+def test_a_full_disk_is_one_warning_and_whole_lines(tmp_path, python):
     path = tmp_path / "run.jsonl"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(path)], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([*python, "-c", FULL, str(path)], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"['{path} cannot be written, and the training goes on: File too large']\n"
     text = path.read_bytes()
     assert text.endswith(b"\n")
