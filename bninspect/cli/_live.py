@@ -35,6 +35,7 @@ def _table() -> Iterator[OnPiece]:
     from rich.console import Console, Group
     from rich.live import Live
 
+    from bninspect.cli._output import ascii_only
     from bninspect.inspection.stats.arrange import arrange
     from bninspect.render._view import view
     from bninspect.render.table import parts
@@ -47,7 +48,9 @@ def _table() -> Iterator[OnPiece]:
             nonlocal shown
             if time.monotonic() - shown >= _PERIOD:
                 plain = arrange(report(), channels=False, sort=None, top=None)
-                screen.update(Group(*parts(view(plain), console.width)), refresh=True)
+                screen.update(
+                    Group(*parts(view(plain), console.width, ascii_only=ascii_only(sys.stderr))), refresh=True
+                )
                 shown = time.monotonic()
 
         yield show

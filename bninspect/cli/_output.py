@@ -30,7 +30,22 @@ def emit(report: Any, renderer: ModuleType, *, output: str | None, color: str) -
     if _is_file(output):
         emit_text(renderer.render(report, color=False, width=None), output)
     else:
-        emit_text(renderer.render(report, color=wants_color(color, sys.stdout), width=terminal_width()), output)
+        drawn = _drawer(renderer, sys.stdout)
+        emit_text(drawn(report, color=wants_color(color, sys.stdout), width=terminal_width()), output)
+
+
+def _drawer(renderer: ModuleType, stream: Any) -> Any:
+    """How a format writes for a stream: one that draws lines has another way where the encoding has none."""
+    return getattr(renderer, "render_ascii", renderer.render) if ascii_only(stream) else renderer.render
+
+
+def ascii_only(stream: Any) -> bool:
+    """Whether the encoding of a stream has no lines to draw tables with."""
+    try:
+        "─…".encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return True
+    return False
 
 
 def shows_channels(renderer: ModuleType) -> bool:

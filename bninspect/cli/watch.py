@@ -11,7 +11,7 @@ import click
 
 from bninspect import _plugins
 from bninspect.cli import _options as options
-from bninspect.cli._output import emit
+from bninspect.cli._output import ascii_only, emit
 from bninspect.errors import SourceError
 from bninspect.text import printable
 
@@ -68,6 +68,8 @@ def _follow(reading: Reading) -> None:
         while not ended:
             ended = reading.ended
             if reading.more() and sys.stderr.isatty():
-                screen.update(Group(*parts(live(reading.report(), console.height), console.width)), refresh=True)
+                shown = live(reading.report(), console.height)
+                drawn = parts(shown, console.width, ascii_only=ascii_only(sys.stderr))
+                screen.update(Group(*drawn), refresh=True)
             if not ended:
                 time.sleep(_PERIOD)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bninspect.render._view import Column, Table, View, number, plural, prepared, span, versions
+from bninspect.render._view import Column, Table, View, between, number, plural, prepared, span, versions
 
 if TYPE_CHECKING:
     from bninspect.report import LeftLayer, Predictions, RecalibratedLayer, RecalibrateReport
@@ -70,8 +70,7 @@ def _small(d: float | None) -> str:
 def _near(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "-"
-    least, most = f"{low:.3f}", f"{high:.3f}"
-    return least if least == most else f"{least} .. {most}"
+    return between(f"{low:.3f}", f"{high:.3f}")
 
 
 def _outcome(report: RecalibrateReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -75,14 +76,38 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+class Span(str):
+    """A range as text, which knows its ends; a table shows those, shorter."""
+
+    __slots__ = ("ends",)
+    ends: tuple[str, str]
+
+
 def span(low: float | None, high: float | None) -> str:
     """A range over channels, or its single value."""
     if low is None or high is None:
         return "-"
-    if low == high:
-        return number(low)
     least, most = number(low), number(high)
-    return least if least == most else f"{least} .. {most}"
+    short = _short(low), _short(high)
+    return between(least, most, short if short[0] != short[1] else None)
+
+
+def between(least: str, most: str, short: tuple[str, str] | None = None) -> str:
+    """A range of numbers that are text already; they are its ends in a table, too, where no shorter ones are given."""
+    if least == most:
+        return least
+    made = Span(f"{least} .. {most}")
+    made.ends = short or (least, most)
+    return made
+
+
+def _short(value: float) -> str:
+    """Two decimals of what is around one, two digits of what is small; what four digits tell exactly has them."""
+    if not math.isfinite(value) or float(f"{value:.4g}") == value:
+        return number(value)
+    if abs(value) >= 100:
+        return number(float(round(value)))
+    return f"{value:.{3 if abs(value) >= 1 else 2}g}"
 
 
 def shape(value: Any) -> str:
