@@ -142,42 +142,45 @@ def merge(source, merged, table, blocks, total, W: tl.constexpr, K: tl.constexpr
     inside = c < C
     first = source + tl.load(row) + c
     origin = tl.load(first, mask=inside, other=0.0)
-    shifted = tl.zeros((W,), tl.float64)
-    spread = tl.zeros((W,), tl.float64)
-    between = tl.zeros((W,), tl.float64)
-    zeros = tl.zeros((W,), tl.float64)
-    squares = tl.zeros((W,), tl.float64)
-    low = tl.full((W,), float("inf"), tl.float64)
-    high = tl.full((W,), float("-inf"), tl.float64)
+    shifted = tl.zeros((K, W), tl.float64)
+    spread = tl.zeros((K, W), tl.float64)
+    between = tl.zeros((K, W), tl.float64)
+    zeros = tl.zeros((K, W), tl.float64)
+    squares = tl.zeros((K, W), tl.float64)
+    low = tl.full((K, W), float("inf"), tl.float64)
+    high = tl.full((K, W), float("-inf"), tl.float64)
     for k in range((units + K - 1) // K):
         unit = k * K + tl.arange(0, K)
         there = (unit < units)[:, None] & inside[None, :]
         n = tl.maximum(tl.minimum(per, N - unit * per), 1).to(tl.float64)[:, None]
+        share = 1.0 / n
         whole = tl.zeros((K, W), tl.float64)
         for p in range(parts):
             positions = n * tl.where(p == parts - 1, S - p * span, span).to(tl.float64)
             f = first[None, :] + (unit[:, None] * parts + p) * C * 7
             a = tl.load(f + C, mask=there, other=0.0)
             q = tl.load(f + C * 2, mask=there, other=0.0)
-            mean = a / positions
+            mean = a * (1.0 / positions)
             delta = tl.where(there, tl.load(f, mask=there, other=0.0) - origin[None, :] + mean, 0.0)
             whole += positions * delta
-            spread += tl.sum(q - a * mean + positions * delta * delta, 0)
-            between += tl.sum(tl.load(f + C * 3, mask=there, other=0.0) - a * a / n, 0) / size / size
-            zeros += tl.sum(tl.load(f + C * 4, mask=there, other=0.0), 0)
-            low = tl.minimum(low, tl.min(tl.load(f + C * 5, mask=there, other=float("inf")), 0))
-            high = tl.maximum(high, tl.max(tl.load(f + C * 6, mask=there, other=float("-inf")), 0))
-            squares += tl.sum(q, 0)
-        shifted += tl.sum(whole, 0)
-        between += tl.sum(whole * whole / n, 0) / size / size
+            spread += q - a * mean + positions * delta * delta
+            between += tl.load(f + C * 3, mask=there, other=0.0) - a * a * share
+            zeros += tl.load(f + C * 4, mask=there, other=0.0)
+            low = tl.minimum(low, tl.load(f + C * 5, mask=there, other=float("inf")))
+            high = tl.maximum(high, tl.load(f + C * 6, mask=there, other=float("-inf")))
+            squares += q
+        shifted += whole
+        between += whole * whole * share
     images = N.to(tl.float64)
-    moved = shifted / (images * size)
+    moved = tl.sum(shifted, 0) / (images * size)
     mean = origin + moved
-    between -= images * moved * moved
-    spread -= images * size * moved * moved
+    spread = tl.sum(spread, 0) - images * size * moved * moved
+    between = tl.sum(between, 0) / (size * size) - images * moved * moved
+    low = tl.min(low, 0)
+    high = tl.max(high, 0)
     constant = low == high
     spread = tl.where(constant, 0.0, spread)
-    mean = tl.where(constant, low, tl.where(squares > FAR * spread, float("nan"), mean))
+    mean = tl.where(constant, low, tl.where(tl.sum(squares, 0) > FAR * spread, float("nan"), mean))
     o = merged + tl.load(row + 8) + c
     tl.store(o, tl.zeros((W,), tl.float64) + images * size, mask=inside)
     tl.store(o + total, mean, mask=inside)
@@ -186,6 +189,6 @@ def merge(source, merged, table, blocks, total, W: tl.constexpr, K: tl.constexpr
     tl.store(o + total * 4, mean, mask=inside)
     tl.store(o + total * 5, tl.where(constant, 0.0, between), mask=inside)
     tl.store(o + total * 6, tl.zeros((W,), tl.float64), mask=inside)
-    tl.store(o + total * 7, zeros, mask=inside)
+    tl.store(o + total * 7, tl.sum(zeros, 0), mask=inside)
     tl.store(o + total * 8, low, mask=inside)
     tl.store(o + total * 9, high, mask=inside)

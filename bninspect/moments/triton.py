@@ -37,7 +37,7 @@ _PIXELS = 4, 4  # warps; programs per multiprocessor
 _CHANNELS = 64, 32  # of a tile of pixels: the first that wastes little on what is no channel
 _WASTE = 1.15
 _SAMPLES = 4  # tiles for the shift, spread over images and positions: images differ, and the first tile is an edge
-_WIDTH, _HEIGHT = 32, 32  # channels that one program merges, and figures of each at a time
+_MERGED = 8, 64, 8  # channels that one program merges, figures of each at a time, and its warps
 _FAR = 3.0  # a channel is trusted where its squares around the shifts are at most so many times its M2
 _PARTIAL = 1 << 20  # entries of the buffer for partial figures, 8 MB: what is full is merged and used again
 _ALIGNED = 16
@@ -235,17 +235,17 @@ class Merger:
         table, blocks, start = [], [], 0
         for index, row in enumerate(rows):
             table.append((*row, start))
-            blocks += [(index, first) for first in range(0, row.channels, _WIDTH)]
+            blocks += [(index, first) for first in range(0, row.channels, _MERGED[0])]
             start += row.channels
         self._partial, self._channels = partial, start
         self._tables = torch.tensor(table, device=partial.device), torch.tensor(blocks, device=partial.device)
-        self._call = Call(_kernels()[1], (len(blocks), 1, 1))
+        self._call = Call(_kernels()[1], (len(blocks), 1, 1), num_warps=_MERGED[2])
 
     def __call__(self) -> Tensor:
         """The fields of :class:`Moments` of these layers side by side, ``[10, C1 + C2 + ...]``."""
         shape = len(Moments._fields), self._channels
         merged = torch.empty(shape, dtype=torch.float64, device=self._partial.device)
-        self._call(self._partial, merged, *self._tables, self._channels, _WIDTH, _HEIGHT, _FAR)
+        self._call(self._partial, merged, *self._tables, self._channels, *_MERGED[:2], _FAR)
         return merged
 
 
