@@ -249,6 +249,7 @@ def find_model(text: str, settings: Mapping[str, Any]) -> Model:
         weights=settings["weights"],
         arguments=_pairs(settings["model_args"]),
         offline=settings["offline"],
+        say=_tell if settings["verbose"] or sys.stderr.isatty() else None,
         allow_pickle=settings["allow_pickle"],
     )
     found: Model = source.load(value, wanted)
@@ -351,7 +352,11 @@ def source_of(model: Model | None, batch: Batch | None = None) -> Source:
 def say(verbose: bool, text: str) -> None:  # noqa: FBT001
     """A line on standard error, where ``-v`` asked for it."""
     if verbose:
-        click.echo(printable(text, 2000), err=True)
+        _tell(text)
+
+
+def _tell(text: str) -> None:
+    click.echo(printable(text, 2000), err=True)
 
 
 def build(found: Any, seed: int) -> Any:

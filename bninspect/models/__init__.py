@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says about a model beside its name."""
+    """What the command line says about a model beside its name; ``say`` is told of a download, with a bar."""
 
     weights: str | None = None
     arguments: dict[str, str] = {}
     offline: bool = False
+    say: Callable[[str], object] | None = None
     allow_pickle: bool = False
 
 

@@ -128,7 +128,7 @@ def _build(shown: str, name: str, options: ModelOptions, remarks: list[str], con
         with repository.reached(f"{what} ({repository.name} on the Hugging Face hub)"):
             file = repository.weights(config.to_dict())
     else:
-        file = fetched(what, config.url, offline=options.offline)
+        file = fetched(what, config.url, offline=options.offline, say=options.say)
     return _timm.create(shown, trained, options.arguments, remarks, file)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bninspect._imports import parse_arguments
 from bninspect.errors import SourceError
 from bninspect.models import LiveModel, ModelOptions
-from bninspect.models._downloads import downloading, failed, require
+from bninspect.models._downloads import downloading, failed, fetched
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -104,8 +104,9 @@ def _input_size(name: str, weights: Any) -> tuple[str, tuple[int, ...]] | None:
 def _builder(name: str, weights: Any, options: ModelOptions) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         function = _import().get_model_builder(name)
-        if weights is not None and options.offline:
-            require(f"the file of {weights} of {name}", weights.url)
+        if weights is not None:
+            what = f"the file of {weights} of {name}"
+            fetched(what, weights.url, offline=options.offline, say=options.say, hashed=True)
         arguments: dict[str, Any] = {"weights": weights, **parse_arguments(options.arguments)}
         if "weights_backbone" in inspect.signature(function).parameters:
             arguments.setdefault("weights_backbone", None)

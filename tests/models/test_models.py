@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import socket
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import urllib.request
 
 import pytest
 import torch
+from hub import serving
 from torch import nn
 
 from bninspect import _plugins, models
@@ -123,6 +127,32 @@ def test_weights_that_cannot_be_downloaded(hub, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(SourceError, match=r"resnet18-f37072fd.pth\) is not at .*, and cannot be downloaded: .*refused"):
         load("resnet18", weights="DEFAULT").build()
+
+
+@pytest.mark.parametrize("options", [(), ("-v",)])
+def test_a_download_keeps_out_of_the_way(hub, run, monkeypatch, options):
+    """Off a terminal nothing is said of it without -v, and then on standard error."""
+    from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
+
+    buffer = io.BytesIO()
+    torch.save(squeezenet1_1().state_dict(), buffer)
+    name = f"net-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth"
+    with serving({name: buffer.getvalue()}) as (address, asked):
+        monkeypatch.setattr(SqueezeNet1_1_Weights.DEFAULT.value, "url", f"{address}/{name}")
+        code, out, err = run(
+            "summary", "squeezenet1_1", "--weights", "DEFAULT", "--input", "3,32,32", "--format", "json", *options
+        )
+    assert (code, asked) == (0, [f"GET /{name}"])
+    assert json.loads(out)["source"]["weights"] == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
+    assert (hub / name).read_bytes() == buffer.getvalue()
+    told = f"Downloading {address}/{name} to {hub / name}"
+    assert told in err and "100%" in err if options else err == ""
+
+
+def test_a_download_with_another_hash_is_refused(hub):
+    with serving({"net-0123abcd.pth": b"values"}) as (address, _), pytest.raises(SourceError, match="invalid hash"):
+        _downloads.fetched("the file", f"{address}/net-0123abcd.pth", offline=False, hashed=True)
+    assert list(hub.iterdir()) == []
 
 
 def test_a_network_that_says_nothing_is_not_waited_for(hub, monkeypatch):
