@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from pathlib import Path
 
 import browser
 import msgspec
 import numpy as np
 import pytest
 
+from bninspect import codec
 from bninspect.inspection.watch.course import course
 
 HOSTILE = "</script><img src=x onerror=window.run=1><b>{0}%{{x}}</b>"
@@ -263,6 +266,34 @@ def test_names_run_nothing(visit, reports):
     assert "onerror" in tab.wait("document.querySelector('#r0-depth .hoverlayer').textContent")
     assert tab.run("window.run === undefined")
     assert tab.complaints() == []
+
+
+def hostile(text, plain):
+    """The same record or report, with a name that is no name."""
+    return text.replace(json.dumps(plain), json.dumps(HOSTILE + plain))
+
+
+@pytest.mark.parametrize("kind", [*SECTIONS, "watch"])
+def test_names_of_layers_and_files_run_nothing(tab, run, reports, run_file, kind):
+    """Of two reports side by side, whose page has all that the page of one has."""
+    name = f"{HOSTILE.replace('/', '')}.json"
+    text = run_file.read_text() if kind == "watch" else codec.encode(reports[kind])
+    Path("a.json").write_text(hostile(hostile(text, "1"), "4"))
+    Path(name).write_text(text)
+    assert run("report", "a.json", name, "-o", "page.html") == (0, "", "")
+    tab.open(Path("page.html").absolute().as_uri())
+    assert tab.complaints() == []
+    assert tab.run("[window.run === undefined, document.querySelectorAll('main img, main b').length]") == [True, 0]
+    tab.run(HOVER)
+    tab.wait("[...document.querySelectorAll('.hoverlayer')].some(one => one.textContent.includes('onerror'))")
+    assert tab.run("window.run === undefined")
+    assert tab.complaints() == []
+
+
+HOVER = """[...document.querySelectorAll(".plot")].forEach(plot => {
+    const at = plot.data.findIndex(trace => trace.hoverinfo !== "skip" && trace.type !== "histogram");
+    if (at >= 0) Plotly.Fx.hover(plot, [{curveNumber: at, pointNumber: plot.data[at].type === "heatmap" ? [0, 0] : 0}]);
+})"""
 
 
 def test_the_page_forbids_what_it_does_not_hold(visit, reports):

@@ -44,7 +44,7 @@ def content(found: WatchReport | WatchCourse) -> Content:
         layers=Rows(tables[0], paths) if tables else None,
         findings=anchored(map(_finding, report.alarms)),
         found="Alarms",
-        per_layer=of_layer() if course else (),
+        per_layer=of_layer(len(course.steps)) if course else (),
         vectors=_vectors(course) if course else None,
     )
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bninspect.report.course import WatchCourse
 
 _AXIS = {"title": {"text": "step"}, "zeroline": False}
+_MARKED = 60  # steps that have a mark each
 _SCALE = [[0, "var(--middle)"], [1, "var(--high)"]]
 _BOTH = [[0, "var(--low)"], [0.5, "var(--middle)"], [1, "var(--high)"]]
 
@@ -76,20 +77,23 @@ def _alarms(course: WatchCourse) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def of_layer() -> tuple[Picture, ...]:
-    """d, r and the speed of one layer over the steps."""
+def of_layer(steps: int) -> tuple[Picture, ...]:
+    """d, r and the speed of one layer over the steps; of many steps, lines without marks."""
+    mode = "lines+markers" if steps <= _MARKED else "lines"
     return (
-        _curves("d", "|d| over the steps", ("d_median", "d_max"), "zero"),
-        _curves("r", "r over the steps", ("r_min", "r_median", "r_max"), "one", log=True),
-        _curves("speed", "What a step adds to running_mean, in running deviations", ("speed",), "zero"),
+        _curves("d", "|d| over the steps", ("d_median", "d_max"), "zero", mode, unit="|d|"),
+        _curves("r", "r over the steps", ("r_min", "r_median", "r_max"), "one", mode, unit="r", log=True),
+        _curves("speed", "What a step adds to running_mean", ("speed",), "zero", mode, unit="running deviations"),
     )
 
 
-def _curves(key: str, title: str, fields: tuple[str, ...], level: str, *, log: bool = False) -> Picture:
+def _curves(
+    key: str, title: str, fields: tuple[str, ...], level: str, mode: str, *, unit: str, log: bool = False
+) -> Picture:
     """Alarms are crosses on the line of a figure that is as it should be."""
     traces: list[dict[str, Any]] = [
         {
-            "type": "scatter", "mode": "lines+markers", "name": field, "x": {"$": "number"}, "y": {"$": field},
+            "type": "scatter", "mode": mode, "name": field, "x": {"$": "number"}, "y": {"$": field},
             "line": {"color": COLOURS[at], "dash": DASHES[at], "width": 1.5}, "showlegend": True,
             "marker": {"size": 4, "symbol": SYMBOLS[at], "color": COLOURS[at]},
             "hovertemplate": "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
@@ -108,5 +112,8 @@ def _curves(key: str, title: str, fields: tuple[str, ...], level: str, *, log: b
         title=title,
         caption="A cross is an alarm of this layer.",
         traces=tuple(traces),
-        layout={"xaxis": _AXIS, "yaxis": {"type": "log" if log else "linear", "zeroline": False}},
+        layout={
+            "xaxis": _AXIS,
+            "yaxis": {"title": {"text": unit}, "type": "log" if log else "linear", "zeroline": False},
+        },
     )
