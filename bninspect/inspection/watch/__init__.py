@@ -56,12 +56,14 @@ def watch(
     Raises:
         InputError: a setting makes no sense, the file exists, or there is no layer that keeps statistics.
     """
-    counts = {"every": every, "accumulation": accumulation, "probe_every": probe_every or 1, "start": (start or 0) + 1}
+    counts = {"every": every, "accumulation": accumulation, "probe_every": probe_every, "start": start}
     for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} must be positive, and {value - (name == 'start')} was given")
+        if value is not None:
+            _refuse_unless_count(name, value, least=int(name != "start"))
     if probe_every and probe is None:
         raise InputError("probe_every says how often the probe is looked at: give probe=batch as well")
+    if on_alarm is not None and not callable(on_alarm):
+        raise InputError(f"on_alarm is a function of an alarm, and a {type(on_alarm).__name__} was given")
     from bninspect.inspection.watch.run import Run, Settings
     from bninspect.inspection.watch.session import Watch
 
@@ -83,3 +85,10 @@ def watch(
             ),
         )
     )
+
+
+def _refuse_unless_count(name: str, value: Any, *, least: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(f"{name} must be a whole number, and {value!r} was given")
+    if value < least:
+        raise InputError(f"{name} must be positive, and {value} was given")

@@ -75,8 +75,9 @@ class Run:
         self._pending: deque[_Seen] = deque()
         self._last: tuple[_Seen, Step] | None = None
         self._ranks: Ranks | None = None
-        self._number = 0
+        self._number = self._begun = 0
         self._failed = False
+        self._probe_error = ""
         self.alarms: list[Alarm] = []
 
     @property
@@ -95,6 +96,7 @@ class Run:
                 self._ranks = Ranks(self._segments, shared=self._shared)
                 undo.callback(self._ranks.close)
                 self._number = self._ranks.first(self._number)
+            self._begun = self._number
             undo.push(self._end)
             if self._optimizer is not None:
                 undo.callback(after_each_step(self._optimizer, self.count).remove)
@@ -145,9 +147,16 @@ class Run:
             alarms = self._safely(self._last_look)
             if error is None:
                 self._tell(alarms)
+                self._tell_of_no_step()
         finally:
             text = None if error is None else f"{type(error).__name__}: {error}".removesuffix(": ")[:300]
             self._records.write(WatchEnd(step=self._number, time=time.time(), error=text))
+
+    def _tell_of_no_step(self) -> None:
+        if self._number == self._begun:
+            by_optimizer = "the optimizer that it was given did not step; is it the one of this loop?"
+            why = by_optimizer if self.counted_by_optimizer else "it was given no optimizer, and step() was not called"
+            warnings.warn(f"the watch saw no step: {why}", WatchWarning, stacklevel=2)
 
     def _last_look(self) -> list[Alarm]:
         alarms = self._look(leave=0)
@@ -205,7 +214,9 @@ class Run:
         try:
             findings = check(self._model, self._settings.probe).findings
         except BNInspectError as error:
-            warnings.warn(f"the probe cannot be checked: {error}", WatchWarning, stacklevel=2)
+            if str(error) != self._probe_error:
+                self._probe_error = str(error)
+                warnings.warn(f"the probe cannot be checked: {error}", WatchWarning, stacklevel=2)
         else:
             self._records.write(WatchProbe(step=self._number, time=time.time(), findings=findings))
 

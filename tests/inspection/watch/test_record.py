@@ -185,6 +185,10 @@ def test_what_cannot_be_recorded_to_is_refused_at_once(to, words):
         ({"every": 0}, "every must be positive, and 0 was given"),
         ({"accumulation": 0}, "accumulation must be positive"),
         ({"start": -1}, "start must be positive, and -1 was given"),
+        ({"every": 1.5}, "every must be a whole number, and 1.5 was given"),
+        ({"accumulation": True}, "accumulation must be a whole number, and True was given"),
+        ({"probe_every": 0}, "probe_every must be positive, and 0 was given"),
+        ({"on_alarm": 3}, "on_alarm is a function of an alarm, and a int was given"),
         ({"probe_every": 5}, "give probe=batch as well"),
         ({"channels": True}, "give to a path that ends in .jsonl"),
         ({"optimizer": "SGD"}, "a torch.optim.Optimizer was expected, and a str was given"),
@@ -194,6 +198,19 @@ def test_what_cannot_be_recorded_to_is_refused_at_once(to, words):
 def test_settings_that_make_no_sense_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         bninspect.watch(net(), **options).__enter__()
+
+
+@pytest.mark.parametrize("by_optimizer", [True, False])
+def test_a_loop_without_a_step_is_told(by_optimizer, recwarn):
+    """As where the optimizer is another one than that of the loop."""
+    model, other = net(), net()
+    optimizer, mine = (torch.optim.SGD(one.parameters(), 0.1) for one in (other, model))
+    words = "saw no step: the optimizer that it was given did not" if by_optimizer else "saw no step: it was given no"
+    with pytest.warns(WatchWarning, match=words), bninspect.watch(model, optimizer if by_optimizer else None):
+        step(model, mine, *batch())
+    with pytest.raises(ZeroDivisionError), bninspect.watch(model, optimizer):
+        raise ZeroDivisionError
+    assert not list(recwarn)  # it has another reason
 
 
 def test_models_without_statistics_are_refused():
@@ -302,13 +319,13 @@ def test_a_probe_is_a_check_of_the_model_as_it_was_at_its_step(tmp_path):
     assert "BN401" in [finding.code for finding in expected.findings]
 
 
-def test_a_probe_that_cannot_be_run_is_a_warning():
-    model = net()
-    with (
-        pytest.warns(WatchWarning, match="the probe cannot be checked"),
-        bninspect.watch(model, probe=torch.zeros(2, 5), every=1) as watch,
-    ):
+def test_a_probe_that_cannot_be_run_is_one_warning(recwarn):
+    with bninspect.watch(net(), probe=torch.zeros(2, 5), every=1) as watch:
         watch.step()
+        watch.step()
+    (warning,) = recwarn
+    assert warning.category is WatchWarning
+    assert str(warning.message).startswith("the probe cannot be checked: ")
 
 
 @pytest.mark.parametrize(
