@@ -32,6 +32,7 @@ class Content(NamedTuple):
         per_layer: pictures of the one layer that is looked at.
         vectors: of all layers, that pictures are drawn from.
         lacks: what the report would need for more pictures.
+        folded: tables that few look at, each with its title.
     """
 
     verdict: str
@@ -42,6 +43,7 @@ class Content(NamedTuple):
     per_layer: tuple[Picture, ...] = ()
     vectors: Vectors | None = None
     lacks: tuple[str, ...] = ()
+    folded: tuple[tuple[str, Table], ...] = ()
 
 
 class Section(NamedTuple):

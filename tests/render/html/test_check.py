@@ -122,3 +122,13 @@ def test_why_and_do_stand_once_for_findings_that_share_them_and_commands_apart(r
         "whyBecause.", "doDo it.a &lt;b&gt; c", f"why, doas for {first.code} above", "whyBecause.", "doDo another.",
     ]  # fmt: skip
     assert '<code class="command">a &lt;b&gt; c</code>' in text
+
+
+def test_rules_that_did_not_look_are_listed_with_their_reasons(reports, page):
+    assert reports["check"].silent
+    listed = page(reports["check"]).partition("<summary>Rules that did not look at everything</summary>")[2]
+    told = [
+        [html.unescape(cell) for cell in CELL.findall(row)] for row in re.findall(r"<tr>(.*?)</tr>", listed, re.DOTALL)
+    ]
+    expected = [(f"{one.code} {one.name}", one.reason) for one in reports["check"].silent]
+    assert [(cells[0], cells[2]) for cells in told if len(cells) == 3][-len(expected) :] == expected

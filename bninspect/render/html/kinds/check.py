@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bninspect.render._check import causes, verdict
+from bninspect.render._view import Column, Table, plural
 from bninspect.render.html._judged import judged
 from bninspect.render.html._section import Content, anchored
 from bninspect.render.html._together import How, Together, of_model
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bninspect.render.html.pictures import Picture
     from bninspect.report import CheckReport
 
+_NAMED = 3  # layers that are named
 _HOW: dict[str, How] = {"d median": "difference", "r median": "ratio"}
 
 
@@ -40,6 +42,7 @@ def content(report: CheckReport) -> Content:
         per_layer=channels(report.layers),
         vectors=pack(report, fields(report.layers)),
         lacks=_lacks(report),
+        folded=_silent(report),
     )
 
 
@@ -89,6 +92,17 @@ def _measured(report: CheckReport) -> bool:
 
 def _line(report: CheckReport, name: str = "") -> Line:
     return Line(report.layers, name=name)
+
+
+def _silent(report: CheckReport) -> tuple[tuple[str, Table], ...]:
+    """Each rule that could not look, or not at all layers, and why."""
+    rows = tuple((f"{one.code} {one.name}", _few(one.layers), one.reason) for one in report.silent)
+    heads = (Column("rule", "left"), Column("layers", "left"), Column("why not", "left"))
+    return (("Rules that did not look at everything", Table(heads, rows)),) if rows else ()
+
+
+def _few(paths: tuple[str, ...]) -> str:
+    return ", ".join(paths) or "-" if len(paths) <= _NAMED else plural(len(paths), "layer")
 
 
 def _lacks(report: CheckReport) -> tuple[str, ...]:

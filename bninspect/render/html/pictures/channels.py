@@ -19,6 +19,7 @@ _TITLES = {"d": "d", "weight": "Weight (gamma)", "bias": "Bias (beta)"} | {
     name: name for name in ("running_mean", "running_var")
 }
 _MEASURED = ("mean", "var", "weight", "running_mean", "running_var", "d", "z")
+_HALVES = {f"{whole}.5": "" for whole in range(10)}  # of a channel there are none
 _STORED = ("running_mean", "running_var", "weight", "bias")
 _DEAD = {"$dead": bounds.DEAD, "yes": "x", "no": "circle"}
 
@@ -76,7 +77,7 @@ def spread(key: str, field: str, title: str) -> Picture:
         title=title,
         caption="The height of a bar is a number of channels.",
         traces=(bars,),
-        layout=_axes({"title": {"text": field}}, {"title": {"text": "channels"}}),
+        layout=_axes({"title": {"text": field}}, {"title": {"text": "channels"}, "labelalias": _HALVES}),
     )
 
 
