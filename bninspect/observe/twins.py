@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SHARED = frozenset({int, float, bool, str, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size})
+_DICTS = (dict, OrderedDict)
 _COMPILED = "_compiled_call_impl"  # a forward that is compiled in place is bound to the original
 
 
@@ -115,11 +116,17 @@ class Twins:
         return self.keep(module, twin)
 
     def _fill(self, module: nn.Module, twin: nn.Module) -> None:
-        of, attributes = self.of, twin.__dict__
+        of, memo, attributes = self.of, self.memo, twin.__dict__
         for name, value in module.__dict__.items():
-            attributes[name] = value if type(value) in _SHARED else of(value)
-        kind: Any = type(module)
-        for name in _slots(kind):
+            kind = type(value)
+            if kind in _SHARED:
+                attributes[name] = value
+            elif kind in _DICTS and not value and id(value) not in memo:  # a dozen in each module, and no call for any
+                attributes[name] = memo[id(value)] = kind()
+            else:
+                attributes[name] = of(value)
+        module_kind: Any = type(module)
+        for name in _slots(module_kind):
             if hasattr(module, name):
                 object.__setattr__(twin, name, of(getattr(module, name)))
         if _COMPILED in attributes:

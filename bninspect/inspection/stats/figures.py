@@ -212,18 +212,29 @@ def _ranges(channels: Channels) -> dict[str, Any]:
     vectors |= {name: None if vectors[name] is None else np.abs(vectors[name]) for name in ("d", "z")}
     known = {name: vector for name, vector in vectors.items() if vector is not None}
     rows = np.array(list(known.values()), np.float64)
-    least, most = (dict(zip(known, _of_rows(function, rows), strict=True)) for function in (np.min, np.max))
-    middle = _of_rows(np.median, np.array([known["d"], known["r"]])) if "d" in known else (None, None)
+    least, most = (dict(zip(known, ends, strict=True)) for ends in _ends(rows))
+    middle = _medians(np.array([known["d"], known["r"]])) if "d" in known else (None, None)
     ranges: dict[str, Any] = {f"{name}_min": least.get(name) for name in (*_SPANNED, "r")}
     ranges |= {f"{name}_max": most.get(name) for name in (*_SPANNED, "d", "r", "z")}
     return ranges | {"min": least.get("min"), "max": most.get("max"), "d_median": middle[0], "r_median": middle[1]}
 
 
-def _of_rows(function: Callable[..., Any], rows: Float64) -> Sequence[float | None]:
-    """A figure of the finite entries of each row."""
-    if rows.size and np.isfinite(rows).all():
-        return function(rows, axis=1).tolist()  # type: ignore[no-any-return]
-    return [_of(function, row) for row in rows]
+def _ends(rows: Float64) -> tuple[Sequence[float | None], Sequence[float | None]]:
+    """Smallest and largest finite entry of each row."""
+    if rows.size:
+        least, most = rows.min(1), rows.max(1)
+        if np.isfinite(least).all() and np.isfinite(most).all():  # and so all between them
+            return least.tolist(), most.tolist()
+    return [_of(np.min, row) for row in rows], [_of(np.max, row) for row in rows]
+
+
+def _medians(rows: Float64) -> Sequence[float | None]:
+    """The median of the finite entries of each row."""
+    if not rows.size or not np.isfinite(rows).all():
+        return [_of(np.median, row) for row in rows]
+    ordered = np.sort(rows, axis=1)  # in a fifth of the time of np.median, for so few
+    last = rows.shape[1] - 1
+    return ((ordered[:, last // 2] + ordered[:, (last + 1) // 2]) / 2).tolist()  # type: ignore[no-any-return]
 
 
 def _of(function: Callable[..., Any], vector: Vector) -> float | None:

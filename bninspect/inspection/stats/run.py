@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 import msgspec
 
@@ -57,7 +59,7 @@ class Run:
         self.layers = {path: describe(path, module) for path, module in batchnorms(model).items()}
         self.layers = _chosen(self.layers, layer, self.name)
         self.twin = shadow(model, device=place, stepped=by is not None)
-        self.audit = Audit(self.twin, self._direct)
+        self.audit = Audit(self.twin, _weak(self._direct))
         self.way = Way(place)
         self.pooled: Pooled = {}
         self.measured: tuple[tuple[str, ...], Moments] | None = None  # of the last piece
@@ -72,23 +74,21 @@ class Run:
         self._watch()
 
     def _watch(self) -> None:
+        count, called = _weak(self._count), _weak(self._called)
         for path, module in batchnorms(self.twin).items():
             self.audit.watch(module)
             if self.by is not None:
-                module.register_forward_pre_hook(self._count, with_kwargs=True)
+                module.register_forward_pre_hook(count, with_kwargs=True)
             if path in self.layers:
-                module.register_forward_pre_hook(self._hook(path), with_kwargs=True)
+                module.register_forward_pre_hook(partial(called, path), with_kwargs=True)
         set_mode(self.twin, self.mode)
 
     def _count(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.counted is None:
             self.counted = len(given(args, kwargs))
 
-    def _hook(self, path: str) -> Callable[..., None]:
-        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._look(path, module, given(args, kwargs))
-
-        return look
+    def _called(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._look(path, module, given(args, kwargs))
 
     def _direct(self, module: nn.Module, norm: Norm) -> None:
         """A layer whose function was called, and not the layer; what it does not tell itself, the call does."""
@@ -182,6 +182,18 @@ class Run:
                 *self.way.notes,
             ),
         )
+
+
+def _weak(method: Callable[..., None]) -> Callable[..., None]:
+    """A method for a hook of the shadow: a hook that held the run would keep both until the collector comes."""
+    method_of = WeakMethod(method)
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        alive = method_of()
+        if alive is not None:
+            alive(*args, **kwargs)
+
+    return call
 
 
 def _notes(run: Run) -> tuple[str, ...]:

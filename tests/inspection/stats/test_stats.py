@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -230,6 +232,23 @@ def test_several_inputs():
     a, b = torch.randn(6, 3), torch.randn(6, 3)
     (layer,) = bninspect.stats(Sum(), [(a, b)], batch_size=4).layers
     np.testing.assert_allclose(layer.channels.mean, (a + b).double().mean(0), rtol=1e-6)
+
+
+def test_the_shadow_is_gone_with_the_call(resnet18):
+    """And does not wait for the collector, which is slow where torch is imported."""
+
+    def modules():
+        return sum(isinstance(one, nn.Module) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = modules()
+        bninspect.stats(resnet18, torch.randn(2, 3, 32, 32))
+        bninspect.stats(resnet18, [torch.randn(2, 3, 32, 32)], forward=lambda model, batch: model(batch))
+        assert modules() == before
+    finally:
+        gc.enable()
 
 
 def test_extremes_can_be_left_out():
