@@ -92,6 +92,14 @@
       }
     return out;
   };
+  const room = (element) => { // a legend of many lines takes nothing from the picture
+    const legend = element.querySelector(".legend");
+    const lines = legend ? legend.getBoundingClientRect().height : 0;
+    const wanted = Number(element.dataset.height) + Math.max(0, lines - 40);
+    if (Math.abs(element.clientHeight - wanted) < 10) return;
+    element.style.height = `${wanted}px`;
+    Plotly.Plots.resize(element);
+  };
   const pictures = [];
   const draw = (picture) => {
     const { spec, section, element } = picture;
@@ -108,6 +116,8 @@
     Plotly.react(element, traces, layout, config);
     if (!picture.drawn) {
       picture.drawn = true;
+      element.on("plotly_afterplot", () => room(element));
+      room(element);
       element.on("plotly_click", (event) => {
         const [point] = event.points;
         const path = point.data.layers && point.data.layers[[point.pointIndex].flat()[0]]; // of a heat map, row and column

@@ -20,6 +20,9 @@ CHOSEN = "document.querySelector('.panel select.layer').value"
 ORDER = "[...document.querySelectorAll('#r0-layers tbody tr')].filter(row => !row.hidden).map(row => row.dataset.layer)"
 DRAWN = """[...document.querySelectorAll(".plot")].map(plot => [
     plot.parentElement.id, plot.querySelectorAll(".main-svg").length > 0, plot.data.length])"""
+UNDRAWN = """[...document.querySelectorAll(".plot")].map(
+    plot => plot.dataset.height - plot.clientHeight + (plot.querySelector(".legend")?.getBoundingClientRect().height || 0)
+)"""  # pixels that a legend takes from a picture
 SMALLEST = """Math.min(...[...document.querySelectorAll("body *")].filter(
     one => !one.matches("script, style") && [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim())
 ).map(one => parseFloat(getComputedStyle(one).fontSize)))"""
@@ -83,6 +86,7 @@ def test_every_picture_is_drawn_and_every_table_is_there(visit, reports, kind):
         tab.wait(f"[...document.querySelectorAll('.plot .main-svg')].every(one => one.clientWidth <= {width})")
         assert tab.run("document.documentElement.scrollWidth") <= width
         assert tab.run(SMALLEST) >= 11
+        tab.wait(f"Math.max(...{UNDRAWN}) < 60")
 
 
 def test_a_click_or_a_key_on_a_head_sorts(visit, reports):

@@ -56,7 +56,7 @@ def _marks(name: str, paths: Sequence[str], index: int) -> dict[str, Any]:
 
 def _layout(paths: Sequence[str]) -> dict[str, Any]:
     return {
-        "xaxis": {**layers_axis(len(paths)), "title": {"text": "layers that differ, in the order of the report"}},
+        "xaxis": {**layers_axis(len(paths)), "title": {"text": "layers that differ, in their order"}},
         "yaxis": {"title": {"text": "distance"}, "type": "log"},
         "hovermode": "closest",
     }
