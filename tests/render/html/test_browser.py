@@ -20,9 +20,10 @@ CHOSEN = "document.querySelector('.panel select.layer').value"
 ORDER = "[...document.querySelectorAll('#r0-layers tbody tr')].filter(row => !row.hidden).map(row => row.dataset.layer)"
 DRAWN = """[...document.querySelectorAll(".plot")].map(plot => [
     plot.parentElement.id, plot.querySelectorAll(".main-svg").length > 0, plot.data.length])"""
-UNDRAWN = """[...document.querySelectorAll(".plot")].map(
-    plot => plot.dataset.height - plot.clientHeight + (plot.querySelector(".legend")?.getBoundingClientRect().height || 0)
-)"""  # pixels that a legend takes from a picture
+UNDRAWN = """[...document.querySelectorAll(".plot")].map(plot => {
+    const legend = plot.querySelector(".legend");
+    return plot.dataset.height - plot.clientHeight + (legend ? legend.getBoundingClientRect().height : 0);
+})"""  # pixels that a legend takes from a picture
 SMALLEST = """Math.min(...[...document.querySelectorAll("body *")].filter(
     one => !one.matches("script, style") && [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim())
 ).map(one => parseFloat(getComputedStyle(one).fontSize)))"""
