@@ -61,7 +61,7 @@ def shot(page: Path) -> bytes:
         opened = browser.Browser(profile)
         tab = browser.Page(opened, WIDTH)
         tab.open(page.as_uri())
-        end = tab.run("document.querySelector('.plot').getBoundingClientRect().bottom + scrollY - 6")
+        end = tab.run("document.querySelector('.plot').getBoundingClientRect().bottom + scrollY")
         clip = {"x": 0, "y": 0, "width": WIDTH, "height": end, "scale": FINE}
         data = tab.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
         opened.close()
