@@ -73,40 +73,6 @@ def _greatest(values: Any) -> float | None:
     return float(finite.max()) if len(finite) else None
 
 
-@rule("warning", "data", explains=("BN401", "BN404"))
-def bn402_input_preprocessing(facts: Facts, *, better: float = 4.0, fits: float = 0.25) -> Iterator[Hit | Silence]:
-    """The input was prepared differently in training.
-
-    Why: the first layer already sees other statistics, and a known change of the input puts them right.
-
-    Do: apply the change that is named to the input, as training did.
-
-    Hit: a network trained on ImageNet-normalised images, fed with images in [0, 1]; one trained on sound that was
-    standardised sample by sample, fed with raw sound. Scales, logarithms and standardising are tried on any floats, the
-    means of known data sets and the order of colours on images.
-
-    Miss: a mismatch that begins deeper; input of integers, or of several tensors. Standardising by the input's own
-    numbers is named only where no known change serves, for it serves many. Below 32 images it is only told.
-
-    Thresholds: better, how many times the distance of the first layer has to drop: d^2 and the squared difference of
-    standard deviations in units of running_var, mean over channels; fits, the most that may be left of it: half a
-    standard deviation. (d^2 alone drops as far where the change makes the image vanish; and images 12 times too bright
-    are 121 times nearer once they have vanished, and fit no better.)
-    """
-    if facts.data.candidates is None:
-        yield Silence(facts.data.why.get("candidates", "no change of the input was tried"))
-        return
-    serving = [one for one in facts.data.candidates if one.after * better <= one.before and one.after <= fits]
-    if serving:
-        best = min(serving, key=lambda one: (one.fitted, one.after))
-        numbers = {"distance_before": best.before, "distance_after": best.after}
-        told = f"its distance drops from {best.before:.3g} to {best.after:.3g}"
-        severity: Severity = "warning" if facts.data.num_images >= FEW else "info"
-        fix = "apply it, if training did; a shift of the domain looks the same." if best.fitted else None
-        text = f"the first layer fits the data after this change: {best.name}"
-        yield Hit(message=text, severity=severity, told=told, evidence=numbers, fix=fix)
-
-
 @rule("warning", "data?", "running_mean", "running_var", remedy="recalibrate")
 def bn403_stale_statistics_over_depth(
     facts: Facts, *, first: float = 1.5, last: float = 2.0, errors: float = 5.0, layers: int = 6

@@ -11,14 +11,26 @@ if TYPE_CHECKING:
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of the input, and what it does to the distance of the first layer from its running statistics.
+    """A change of an input, and what it does to the first layer that this input reaches.
 
-    ``fitted``: its numbers are taken from the input itself, so that it serves more faults than one.
+    Attributes:
+        name: what is done.
+        layer: path of that layer.
+        place: of several inputs, which one; empty where there is one.
+        before: distance of the layer from its running statistics (:meth:`LayerFacts.distance`), mean over channels.
+        after: the same with the change.
+        off: share of its channels that are then still off, as far as BN401 has it.
+        behind: distance of the layers behind, with the change; median over channels and layers, NaN if not measured.
+        fitted: its numbers are taken from the input itself, so that it serves more faults than one.
     """
 
     name: str
+    layer: str
+    place: str = ""
     before: float
     after: float
+    off: float
+    behind: float = float("nan")
     fitted: bool = False
 
 

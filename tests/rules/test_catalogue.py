@@ -60,6 +60,7 @@ def test_the_family_is_that_of_the_file():
         "graph": "BN3",
         "data": "BN4",
         "data_batches": "BN4",
+        "data_inputs": "BN4",
         "training": "BN5",
     }
     for name, module in plugins("rules").items():

@@ -2,126 +2,139 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import msgspec
+import numpy as np
 
 from bninspect.errors import BNInspectError
 from bninspect.inspection.check.hooks import moments_of
-from bninspect.observe.layers import given
+from bninspect.inspection.check.preparations import fitted, known
+from bninspect.observe.layers import batchnorms, given
 from bninspect.observe.norms import plain
 from bninspect.observe.regroup import put
 from bninspect.observe.steps import leaves
+from bninspect.report import bounds
 from bninspect.rules.data_facts import Candidate
+from bninspect.rules.facts import median, outside, share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
     from bninspect.observe.runner import Runner
     from bninspect.observe.steps import Path
     from bninspect.rules.facts import LayerFacts
 
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_MNIST = 0.1307, 0.3081
-_COLOURS = (1, 3, 4)  # channels of an image: grey, RGB, RGBA
+    Moments = dict[str, tuple[np.ndarray, np.ndarray]]
+
+_LIKELY = 4  # changes that are followed through all layers
 
 
 class _ArrivedError(BNInspectError):
     """The forward has reached the layer that was waited for."""
 
 
-def candidates(
-    runner: Runner, first: str, inputs: tuple[Any, ...], path: Path, layer: LayerFacts
-) -> tuple[Candidate, ...]:
-    """How far the first BatchNorm is from its statistics for changes of the input at ``path``; the forward ends there.
+class Changes:
+    """Changes of one input, at ``path`` of the inputs, tried on the running statistics of the layers."""
 
-    What cannot be told of a change, because the model refuses it or numbers overflow, is left out.
+    def __init__(self, runner: Runner, inputs: tuple[Any, ...], path: Path) -> None:
+        self.runner, self.inputs, self.path = runner, inputs, path
+        self.x: Tensor = dict(leaves(inputs))[path]
+        self._twin = runner.twin()
+        self._found: Moments = {}
+        self._until: str | None = None
+        self._error = np.zeros(0)
+        for name, module in batchnorms(self._twin).items():
+            module.register_forward_pre_hook(self._look(name), with_kwargs=True)
+
+    def _look(self, name: str) -> Callable[..., None]:
+        def look(_: Any, args: Any, kwargs: Any) -> None:
+            x = plain(given(args, kwargs))
+            self._found.setdefault(name, moments_of(x))
+            if name == self._until:
+                self._error = _error(x)
+                raise _ArrivedError
+
+        return look
+
+    def moments(self, x: Tensor, until: str | None = None) -> Moments:
+        """What the layers are given, in call order, with this input; the forward ends at the layer ``until``.
+
+        What the model refuses gives none at all.
+        """
+        self._found, self._until = {}, until
+        refused = False
+        try:
+            self.runner.run(self._twin, put(self.inputs, self.path, x))
+        except BNInspectError:
+            refused = until not in self._found
+        return {} if refused else self._found
+
+    def fed(self) -> str | None:
+        """The first layer that this input reaches: mirrored within its range, it changes what that layer is given."""
+        if self.x.numel() == 0:
+            return None
+        before, after = self.moments(self.x), self.moments(self.x.amin() + self.x.amax() - self.x)
+        for name in before:
+            if name in after and any(map(_differ, before[name], after[name])):
+                return name
+        return None
+
+    def candidates(self, layers: Sequence[LayerFacts]) -> tuple[Candidate, ...]:
+        """How far the first of these layers is from its statistics after each change, and the others after likely ones.
+
+        What cannot be told of a change, because the model refuses it or numbers overflow, is left out.
+        """
+        first, *behind = layers
+        before = self.moments(self.x, until=first.path)
+        changed = {name: (x, False) for name, x in known(self.x).items()}
+        changed |= {name: (x, True) for name, x in fitted(self.x).items()}
+        found = [self._tried(first, before, name, x, by_itself=by_itself) for name, (x, by_itself) in changed.items()]
+        told = sorted((one for one in found if one is not None), key=lambda one: (one.fitted, one.off, one.after))
+        return tuple(
+            self._followed(one, changed[one.name][0], behind) if index < _LIKELY else one
+            for index, one in enumerate(told)
+        )
+
+    def _tried(self, first: LayerFacts, before: Moments, name: str, x: Tensor, *, by_itself: bool) -> Candidate | None:
+        after = self.moments(x, until=first.path)
+        if first.path not in before or first.path not in after:
+            return None
+        distances = [float(first.distance(*moments[first.path]).mean()) for moments in (before, after)]
+        if not all(map(math.isfinite, distances)):
+            return None
+        off = _off(first, *after[first.path], self._error)
+        return Candidate(
+            name=name, layer=first.path, before=distances[0], after=distances[1], off=off, fitted=by_itself
+        )
+
+    def _followed(self, one: Candidate, x: Tensor, behind: Sequence[LayerFacts]) -> Candidate:
+        moments = self.moments(x)
+        apart = [median(bn.distance(*moments[bn.path])) for bn in behind if bn.path in moments]
+        return msgspec.structs.replace(one, behind=median(apart))
+
+
+def _differ(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.any(np.abs(a - b) > 1e-6 * np.maximum(np.abs(a), np.abs(b))))
+
+
+def _error(x: Tensor) -> np.ndarray:
+    """Standard error over images of the mean, per channel."""
+    means = x.flatten(2).mean(2) if x.dim() > 2 else x
+    error: np.ndarray = (means.double().std(0) / len(x) ** 0.5).cpu().numpy()
+    return error
+
+
+def _off(first: LayerFacts, mean: np.ndarray, var: np.ndarray, error: np.ndarray) -> float:
+    """Share of channels that are still off: materially as in BN401, or in their means by half as much, but certainly.
+
+    What serves in part, such as swapped colours of grey images, leaves many of these.
     """
-    found: list[float] = []
-
-    def stop(_: nn.Module, args: Any, kwargs: Any) -> None:
-        found.append(float(layer.distance(*moments_of(plain(given(args, kwargs)))).mean()))
-        raise _ArrivedError
-
-    def distance(changed: Tensor) -> float:
-        found.clear()
-        with contextlib.suppress(BNInspectError):
-            runner.run(twin, put(inputs, path, changed))
-        return found[0] if found else math.nan
-
-    twin, x = runner.twin(), dict(leaves(inputs))[path]
-    twin.get_submodule(first).register_forward_pre_hook(stop, with_kwargs=True)
-    before = distance(x)
-    axis = _colours(x)
-    known = {**_scaled(x), **({} if axis is None else _pictures(x, axis))}
-    tried = [(name, distance(changed), False) for name, changed in known.items()]
-    tried += [(name, distance(changed), True) for name, changed in _fitted(x).items()]
-    return tuple(
-        Candidate(name=name, before=before, after=after, fitted=fitted)
-        for name, after, fitted in tried
-        if math.isfinite(after)
-    )
-
-
-def _colours(x: Tensor) -> int | None:
-    """The axis of the channels, if this looks like images; channels first if both may be."""
-    return next((axis for axis in (1, 3) if x.dim() == 4 and x.shape[axis] in _COLOURS), None)
-
-
-def _scaled(x: Tensor) -> dict[str, Tensor]:
-    """Changes of any input by known numbers: bytes, 16-bit sound, logarithms."""
-    found = {
-        "divide by 255": x / 255,
-        "multiply by 255": x * 255,
-        "divide by 32768": x / 32768,
-        "multiply by 32768": x * 32768,
-        "from [0, 1] to [-1, 1]": x * 2 - 1,
-        "from [-1, 1] to [0, 1]": (x + 1) / 2,
-    }
-    if bool((x > 0).all()):
-        return {**found, "take the logarithm": x.log(), "take the exponential": x.exp()}
-    if bool((x >= 0).all()):
-        return {**found, "take the logarithm of 1 + x": x.log1p(), "take the exponential": x.exp()}
-    return {**found, "take the exponential": x.exp()}
-
-
-def _pictures(x: Tensor, axis: int) -> dict[str, Tensor]:
-    """Changes of images by known numbers."""
-    colours = x.shape[axis]
-    if colours == 1:
-        mean, std = _MNIST
-        return {
-            "subtract MNIST's mean and divide by its standard deviation": (x - mean) / std,
-            "undo MNIST's mean and standard deviation": x * std + mean,
-            "divide by 255, then MNIST's mean and standard deviation": (x / 255 - mean) / std,
-        }
-    order = torch.tensor([2, 1, 0, *range(3, colours)], device=x.device)
-    swapped = {"swap RGB and BGR": x.index_select(axis, order)}
-    if colours == 4:
-        return swapped
-    shape = [3 if index == axis else 1 for index in range(4)]
-    means, stds = (torch.tensor(values, dtype=x.dtype, device=x.device).view(shape) for values in _IMAGENET)
-    return {
-        "subtract ImageNet's mean and divide by its standard deviation": (x - means) / stds,
-        "undo ImageNet's mean and standard deviation": x * stds + means,
-        "divide by 255, then ImageNet's mean and standard deviation": (x / 255 - means) / stds,
-        "undo ImageNet's mean and standard deviation, then multiply by 255": (x * stds + means) * 255,
-        **swapped,
-    }
-
-
-def _fitted(x: Tensor) -> dict[str, Tensor]:
-    """Changes whose numbers are taken from the input itself, and which therefore serve more faults than one."""
-    feature = x.dim() - 1 if x.dim() == 2 or _colours(x) == 3 else 1
-    others = [axis for axis in range(x.dim()) if axis != feature]
-    found = {"standardise each feature by its mean and standard deviation over the data": _standard(x, others)}
-    if x.dim() > 1 and x[0].numel() > 1:
-        own = "standardise each sample by its own mean and standard deviation"
-        found[own] = _standard(x, list(range(1, x.dim())))
-    return found
-
-
-def _standard(x: Tensor, axes: list[int]) -> Tensor:
-    var, mean = torch.var_mean(x, axes, keepdim=True, correction=0)
-    return (x - mean) / torch.where(var > 0, var, torch.ones_like(var)).sqrt()
+    total = np.maximum(first.running_var, 0) + first.eps
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift, ratio = np.abs(mean - first.running_mean) / np.sqrt(total), np.sqrt((var + first.eps) / total)
+        certain = np.abs(mean - first.running_mean) > 5 * error
+    return share((shift > bounds.D) | (certain & (shift > bounds.D / 2)) | outside(ratio, 1 / bounds.R, bounds.R))

@@ -28,7 +28,7 @@ from bninspect.observe.runner import Runner
 from bninspect.observe.shadow import has_one_mode, remarks, set_mode, shadow
 from bninspect.observe.steps import leaves, moved
 from bninspect.observe.unwrap import unwrap
-from bninspect.rules.data_facts import Data
+from bninspect.rules.data_facts import Candidate, Data
 from bninspect.rules.facts import Facts, LayerFacts, is_untrained, median, share
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bninspect.report import FunctionalCall, Shape, Source, StatsLayer, StatsReport, Tool, Vector
 
 _TRIED = 32  # images that changes of the input are tried on
+_LOOKED_AT = 2  # images by which it is seen where an input goes
 _GROSS = 0.5  # distance of the first layer from which a sample is not to blame, however different its images are
 
 
@@ -259,30 +260,59 @@ class _Gathering:
     def _candidates(
         self, watch: _watch.Watch, sample: _sample.Images, layers: Sequence[LayerFacts], why: dict[str, str]
     ) -> Any:
-        """Changes of the input, tried where the first layer does not fit the data."""
-        if self.exported:
+        """Changes of each input, tried where the first layer that it reaches does not fit the data."""
+        if self.exported or "BN402" not in self.request.wanted:
             return None
         places = [path for path, value in leaves(sample.inputs) if _are_numbers(value)]
-        if len(places) != 1 or watch.first is None:
+        if not places or watch.first is None or (self.request.by is not None and len(places) > 1):
             why["candidates"] = "the input is not one tensor of numbers: changes are tried on floats alone"
             return None
-        first = next((bn for bn in layers if bn.path == watch.first and bn.channels is not None), None)
-        if first is None or first.channels.d is None or not _off(first):
+        comparable = [bn for bn in layers if bn.channels is not None and bn.channels.d is not None]
+        if not any(map(_off, comparable)):
             why["candidates"] = "the first layer fits the data"
             return None
-        if first.statistics_at_start:
+        found = [self._changes(sample, path, comparable, why) for path in places]
+        tried = [one for one in found if one is not None]
+        named = [
+            msgspec.structs.replace(one, place=_named(path) if len(places) > 1 else "")
+            for path, ones in zip(places, found, strict=True)
+            for one in ones or ()
+        ]
+        return tuple(named) if tried else None
+
+    def _changes(
+        self, sample: _sample.Images, path: Any, layers: Sequence[LayerFacts], why: dict[str, str]
+    ) -> tuple[Candidate, ...] | None:
+        fed: str | None = layers[0].path
+        if len(list(leaves(sample.inputs))) > 1 or layers[0].live.num_images != self.pieces.images:
+            fed = _changes.Changes(self.runner, _first(sample, _LOOKED_AT), path).fed()
+        behind = [index for index, bn in enumerate(layers) if bn.path == fed]
+        first = layers[behind[0]] if behind else None
+        if first is None or not _off(first):
+            why["candidates"] = "the first layer fits the data"
+            return None
+        if first.statistics_at_start or first.broken:
             why["candidates"] = "the first layer's statistics are those of a new layer: no input fits them"
             return None
-        inputs = sample.inputs
-        if sample.cut is not None and sample.num_images > _TRIED:
-            inputs = sample.cut.rows(inputs, torch.arange(_TRIED))
-        return _changes.candidates(self.runner, watch.first, inputs, places[0], first)
+        return _changes.Changes(self.runner, _first(sample, _TRIED), path).candidates(layers[behind[0] :])
 
 
 def _described(path: str, module: nn.Module, said: Mapping[str, Baked]) -> BatchNormLayer:
     """A layer; of an exported program with what its graph says of it, as such a file has it."""
     layer = describe(path, module)
     return msgspec.structs.replace(layer, **said[path]._asdict()) if path in said else layer
+
+
+def _first(sample: _sample.Images, images: int) -> tuple[Any, ...]:
+    """The inputs of the first images, or of all where they cannot be cut."""
+    if sample.cut is None or sample.num_images <= images:
+        return sample.inputs
+    return sample.cut.rows(sample.inputs, torch.arange(images))
+
+
+def _named(path: tuple[Any, ...]) -> str:
+    """The place of an input, as a reader would say it: a name, or its number."""
+    return ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in path)
 
 
 def _are_numbers(value: Any) -> bool:

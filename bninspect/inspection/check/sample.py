@@ -69,7 +69,7 @@ class Pieces:
         """The batch; its pieces are counted, and the first images remembered, on the way."""
         if isinstance(self._pieces, Tensor) or (isinstance(self._pieces, tuple) and not self.opaque):
             self._keep(self._inputs(self._pieces))
-            return self._pieces
+            return [self._pieces] if isinstance(self._pieces, tuple) else self._pieces
         return self._remembering(self._pieces)
 
     def _remembering(self, pieces: Iterable[Any]) -> Iterator[Any]:
@@ -114,6 +114,11 @@ class Pieces:
         """Whether pieces of less memory may be made of them: not of batches as the user makes them."""
         whole = self.first is None or (self.opaque and length_of(self.first) is None)
         return not (self.user_made or whole)
+
+    @property
+    def images(self) -> int:
+        """How many were read."""
+        return sum(self._counts)
 
     @property
     def usual(self) -> int | None:
