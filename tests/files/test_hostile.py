@@ -51,7 +51,7 @@ def net():
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """All files of the corpus, honest ones beside them, and a module whose very import leaves a trace."""
     made = tmp_path_factory.mktemp("hostile")
@@ -70,7 +70,7 @@ def folder(tmp_path_factory):
     assert not (made / "canary").exists(), "code in a file was run"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stored(folder):
     """The command line where torch cannot be imported."""
     honest = [[command, "good.pt", "--format", fmt] for command, formats in FORMATS.items() for fmt in formats]
@@ -80,7 +80,7 @@ def stored(folder):
     warm.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def live(folder):
     """The command line with torch imported."""
     honest = [["--batch", "good.npy"], ["--batch", "good.pt", "--batch-key", KEY]]
@@ -92,7 +92,7 @@ def live(folder):
     warm.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def places(folder):
     return corpus.places(folder / "places")
 
