@@ -8,13 +8,11 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from bninspect.errors import SourceError
 from bninspect.text import printable
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 def looks_like_object(text: str) -> bool:
@@ -37,13 +35,19 @@ def load_object(text: str) -> Any:
     found: Any = _module(where)
     for part in name.split("."):
         if not hasattr(found, part):
-            public = [known for known in vars(found) if not known.startswith("_")] if hasattr(found, "__dict__") else []
+            public = _own(found)
             near = difflib.get_close_matches(part, public, 3, 0.5) or public[:5]
             raise SourceError(
                 f"{printable(where)} has no {printable(part)!r}; it has {', '.join(map(printable, near)) or 'nothing'}"
             )
         found = getattr(found, part)
     return found
+
+
+def _own(found: Any) -> list[str]:
+    """Public names in an object, but for the modules that it imported."""
+    names = vars(found) if hasattr(found, "__dict__") else {}
+    return [name for name, value in names.items() if not name.startswith("_") and not isinstance(value, ModuleType)]
 
 
 def _module(where: str) -> ModuleType:

@@ -52,7 +52,10 @@ def decode(text: bytes, name: str) -> Report:
             report: Report = msgspec.json.decode(text, type=kind, dec_hook=_vector)
             return report
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise SourceError(f"{printable(name)} is no report of bninspect: {printable(str(error), 300)}") from error
+        why = printable(str(error), 300) if text else "it is empty"
+        raise SourceError(
+            f"{printable(name)} is no report of bninspect, such as --format json writes: {why}"
+        ) from error
     if kind is None:
         known = ", ".join(kinds())
         raise SourceError(f"{printable(name)} has the schema {printable(head.schema)!r}; bninspect knows {known}")

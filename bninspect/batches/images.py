@@ -58,7 +58,8 @@ def _paths(value: str, shown: str) -> list[Path]:
         kind = Path(value).stat().st_mode
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no file can have such a name"
-        raise SourceError(f"the batch {shown} cannot be read: {reason}") from error
+        pattern = " (a pattern is none: give the folder)" if set(value) & set("*?[") else ""
+        raise SourceError(f"the batch {shown} cannot be read: {reason}{pattern}") from error
     if stat.S_ISREG(kind):
         return [Path(value)]
     if not stat.S_ISDIR(kind):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
-from typing import NoReturn
 
 import click
 
@@ -33,11 +31,6 @@ Completion in bash (zsh, fish likewise):
 @click.version_option(__version__, prog_name="bninspect")
 def cli() -> None:
     """Look at every BatchNorm layer of a PyTorch model, and leave the model as it was found."""
-
-
-def main() -> NoReturn:
-    """The console script."""
-    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:  # noqa: PLR0911  # one per way to end

@@ -34,8 +34,9 @@ def demo(folder: str | None) -> None:
 
 def _show(folder: Path, *, kept: bool) -> None:
     from bninspect.cli import run
-    from bninspect.demo import NUM_IMAGES, make
+    from bninspect.demo import NUM_IMAGES, make, prepare
 
+    prepare(folder)
     click.echo(f"A small network is trained on {NUM_IMAGES:,} made-up images ...", err=True)
     found = make(folder)
     right = f"{found.by_batch:.0%} of new images in train mode, and about {found.by_running:.0%} in eval mode"

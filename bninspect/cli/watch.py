@@ -44,6 +44,8 @@ def watch(run: str, fmt: str, *, once: bool, exit_zero: bool, output: str | None
 
     path = Path(run)
     if not path.is_file():
+        if path.exists():
+            raise SourceError(f"{printable(run)} is no regular file: give the one that bninspect.watch writes")
         raise SourceError(f"there is no file {printable(run)}: bninspect.watch(..., to={printable(run)!r}) makes it")
     reading = Reading(path)
     if not once:

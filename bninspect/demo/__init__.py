@@ -23,16 +23,28 @@ class Demo(NamedTuple):
     by_running: float
 
 
-def make(folder: Path) -> Demo:
-    """Train the network of ``net.py``; put that file, ``best.pt`` and ``run.jsonl`` into a folder.
+def prepare(folder: Path) -> None:
+    """Make the folder.
 
     Raises:
-        InputError: one of these is there already, or the folder cannot be made.
+        InputError: a file of that name is there already, or the folder cannot be made.
     """
     there = next((name for name in _NAMES if (folder / name).exists()), None)
     if there is not None:
         raise InputError(f"{printable(str(folder / there))} exists: give a folder that is new or empty")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {printable(str(folder))} cannot be made: {error.strerror}") from error
+
+
+def make(folder: Path) -> Demo:
+    """Train the network of ``net.py``; put that file, ``best.pt`` and ``run.jsonl`` into a folder.
+
+    Raises:
+        InputError: as :func:`prepare` does.
+    """
+    prepare(folder)
     import torch
 
     from bninspect.demo import net as source

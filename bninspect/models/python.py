@@ -38,7 +38,9 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         if isinstance(found, nn.Module):
             return found
         if not callable(found):
-            raise SourceError(f"{printable(value)} is a {type(found).__name__}: give an nn.Module or what makes one")
+            raise SourceError(
+                f"{printable(value)} is of type {type(found).__name__}: give an nn.Module or what makes one"
+            )
         try:
             model = found(**arguments)
         except (Exception, SystemExit) as error:
@@ -47,7 +49,9 @@ def load(value: str, options: ModelOptions) -> LiveModel:
                 "(arguments are given by --model-arg name=value)"
             ) from error
         if not isinstance(model, nn.Module):
-            raise SourceError(f"{printable(value)} returned a {type(model).__name__}: a torch.nn.Module was expected")
+            raise SourceError(
+                f"{printable(value)} returned an object of type {type(model).__name__}: a torch.nn.Module was expected"
+            )
         return model
 
     return LiveModel(name=value, kind="python", build=build)

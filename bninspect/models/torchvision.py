@@ -54,6 +54,8 @@ def load(value: str, options: ModelOptions) -> LiveModel:
         )
     value = next((name for name in known if name.lower() == value.lower()), value)
     if value not in known:
+        if Path(value).is_dir():
+            raise SourceError(f"{printable(value)} is a folder, and no model: give a file in it")
         near = difflib.get_close_matches(value, known, 5, 0.6)
         hint = f"did you mean {', '.join(near)}?" if near else f"torchvision has {', '.join(known[:5])} ..."
         raise SourceError(

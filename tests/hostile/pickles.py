@@ -37,7 +37,7 @@ CODE = (
     "torch.load", "torch.hub.load", "torch.jit.unsupported_tensor_ops.execWrapper", "torch._inductor.codecache.os.system",
     "numpy.load", "numpy.testing._private.utils.runstring", "webbrowser.open", "logging.config.listen", "bdb.Bdb.run",
     "multiprocessing.util.spawnv_passfds", "asyncio.unix_events._UnixSubprocessTransport._start", "sys.setrecursionlimit",
-    "signal.raise_signal", "os._exit", "os.kill", "faulthandler._sigsegv", "bninspect.cli.main",
+    "signal.raise_signal", "os._exit", "os.kill", "faulthandler._sigsegv", "bninspect.cli.run",
 )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def memory() -> int:
 
 def console(command: list[str]) -> int:
     """What the interpreter does with the console script."""
-    from bninspect.cli import main
+    from bninspect.__main__ import main
 
     sys.argv, code = ["bninspect", *command], 1
     try:

@@ -57,10 +57,11 @@ def test_factories_classes_and_arguments(nets):
     ("text", "message"),
     [
         ("nets.py:modle", "has no 'modle'; it has model"),
+        ("nets.py:zzz", "has no 'zzz'; it has model, "),
         ("missing.py:model", "there is no file missing.py"),
         ("no_such_package.x:model", "there is no module 'no_such_package'"),
-        ("nets.py:value", "is a int: give an nn.Module"),
-        ("nets.py:number", "returned a int"),
+        ("nets.py:value", "is of type int: give an nn.Module"),
+        ("nets.py:number", "returned an object of type int"),
         ("nets.py:fails", r"raised ValueError: no \\x1b\[31mdata\\nhere"),
         ("ORG/NAME", "there is no such file: hf-hub:ORG/NAME is a model of the Hugging Face hub$"),
         ("timm/resnet18", "hf-hub:timm/resnet18 is a model of the Hugging Face hub, timm:resnet18 a model of timm"),
