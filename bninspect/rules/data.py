@@ -132,7 +132,14 @@ def _trend(values: Any) -> tuple[float, float]:
 
 @rule("warning", "data", remedy="recalibrate")
 def bn404_mode_changes_predictions(
-    facts: Facts, *, most: float = 0.1, beyond: float = 2.0, z: float = 5.0, channels: float = 0.1
+    facts: Facts,
+    *,
+    most: float = 0.1,
+    beyond: float = 2.0,
+    beyond_few: float = 3.0,
+    few: int = 32,
+    z: float = 5.0,
+    channels: float = 0.1,
 ) -> Iterator[Hit | Silence]:
     """Predictions differ between running and batch statistics.
 
@@ -148,7 +155,9 @@ def bn404_mode_changes_predictions(
     within each.
 
     Thresholds: most, share of images whose top prediction changes; beyond, how many times that and the change of the
-    scores have to exceed their sampling noise, which is measured in disjoint groups of fewer images; z, the standard
+    scores have to exceed their sampling noise, which is measured in disjoint groups of fewer images; beyond_few, the
+    same where a layer has fewer than few values per channel in a batch, as behind a pooling to one position, for their
+    noise does not shrink as that of many (a healthy deeplabv3 with 16 values: 2.02 and 2.27 times); z, the standard
     errors over images that a mean or a mean square must be off by, in more than the share channels of some layer, since
     few images may all lack what is rare; of as many images as are compared, for a shift that only thousands show is
     less than the noise of a batch. (Of 3,240 looks at healthy trained networks the noise alone lets 6 pass, z
@@ -164,7 +173,8 @@ def bn404_mode_changes_predictions(
     if seen_singly and _of_batches(facts):
         yield Silence("the loader gives single images, and the running statistics are those of larger batches")
         return
-    beyond_noise = modes.disagreement > beyond * modes.disagreement_noise and modes.change > beyond * modes.change_noise
+    times = beyond if modes.values >= few else beyond_few
+    beyond_noise = modes.disagreement > times * modes.disagreement_noise and modes.change > times * modes.change_noise
     if modes.disagreement > most and beyond_noise and certain:
         numbers = {
             "disagreement": modes.disagreement,

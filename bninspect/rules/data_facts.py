@@ -39,6 +39,7 @@ class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
 
     ``disagreement`` is the share of differing top-1 predictions, ``change`` the root mean square change of the scores
     in units of their standard deviation over images; ``*_noise`` are the same as drawing other images makes them.
+    ``values`` are the fewest per channel that a layer was given in a batch.
     """
 
     images: int
@@ -47,6 +48,7 @@ class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
     change: float
     disagreement_noise: float = 0.0
     change_noise: float = 0.0
+    values: float = float("inf")
 
 
 class Recalibrated(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import msgspec
 import pytest
 import torch
 from looks import found, look, reason
@@ -13,9 +14,14 @@ from torch import nn
 import bninspect
 from bninspect.inspection.check.as_trained import decided
 from bninspect.inspection.check.batch_mode import Sample, change, sampling_noise
+from bninspect.inspection.check.evidence import Request, gather
 from bninspect.inspection.check.sample import Images
 from bninspect.observe.regroup import Cut
 from bninspect.observe.runner import Runner
+from bninspect.report import Source
+from bninspect.rules.data import bn404_mode_changes_predictions
+from bninspect.rules.data_facts import ModeChange
+from bninspect.rules.facts import Hit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -203,3 +209,23 @@ def test_errors_of_zero_give_no_infinite_numbers():
     numbers = [value for finding in report.findings for place in finding.layers for value in place.evidence.values()]
     assert "BN401" in {finding.code for finding in report.findings}
     assert all(abs(value) < float("inf") for value in numbers)
+
+
+def test_bn404_asks_more_where_a_layer_has_few_values():
+    """The figures of a healthy deeplabv3_mobilenet_v3_large on 32 images of 40 x 40: its last pooling leaves 1 x 1."""
+    model = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 4)).eval()
+    nn.init.uniform_(model[0].weight)
+    x = 3 + torch.randn(40, 8)
+    assert found(model, "BN404", x)
+    layers = gathered(model, x)
+    assert layers.data.modes.values == 20
+    noisy = {"images": 32, "batch_size": 16, "disagreement": 0.676, "change": 1.389, "disagreement_noise": 0.334}
+    for values, hits in ((16, 0), (256, 1)):
+        modes = ModeChange(**noisy, change_noise=0.612, values=values)
+        layers.data = msgspec.structs.replace(layers.data, modes=modes)
+        assert sum(isinstance(one, Hit) for one in bn404_mode_changes_predictions(layers)) == hits
+
+
+def gathered(model, x):
+    nothing = frozenset({"BN404"}), frozenset({"data"})
+    return gather(Request(model, x, [], None, None, None, Source(), *nothing)).facts

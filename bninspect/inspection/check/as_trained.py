@@ -113,7 +113,7 @@ def _modes(asked: Asked, sample: Sample, running: Tensor | None, why: dict[str, 
     if size == 1 and run.least < 2:
         why["modes"] = "of a single image a layer has one value per channel, which training refuses"
         return None
-    return None if run.table is None else mode_change(running, run.table, sample, size)
+    return None if run.table is None else mode_change(running, run.table, sample, size, run.least)
 
 
 def _compared_at(asked: Asked, sample: Sample) -> int:

@@ -122,7 +122,7 @@ def change(a: Tensor, b: Tensor) -> tuple[float, float]:
     return disagreement, (difference / spread) ** 0.5 if spread > 0 else 0.0 if difference == 0 else float("inf")
 
 
-def mode_change(running: Tensor, batch: Tensor, sample: Sample, size: int) -> ModeChange:
+def mode_change(running: Tensor, batch: Tensor, sample: Sample, size: int, values: float) -> ModeChange:
     """Compare scores of running and of batch statistics; where they differ, beside what drawing other images makes.
 
     A batch of one image is no draw from anything: training saw that image by itself as well.
@@ -136,6 +136,7 @@ def mode_change(running: Tensor, batch: Tensor, sample: Sample, size: int) -> Mo
         change=moved,
         disagreement_noise=noise[0],
         change_noise=noise[1],
+        values=values,
     )
 
 
