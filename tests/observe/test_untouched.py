@@ -158,7 +158,7 @@ def test_check_that_fails_at_any_batchnorm_of_its_forwards_leaves_everything(err
 
     Where a changed input is tried, and only there, an error says no more than that it is no explanation.
     """
-    model, x = trained_resnet(), smooth(32, 3, 32, 32)
+    model, x = trained_resnet(), smooth(32, 3, 16, 16)
     calls, limit, trying = [], None, False
 
     def fail(_, args):
