@@ -63,7 +63,8 @@ class Recalibrated(msgspec.Struct, frozen=True, kw_only=True):
         decided_before: how much the predictions tell with running statistics, from 0 (all alike, or undecided) to 1;
             ``None`` where the output is no table of scores.
         decided_after: the same with those of the batch.
-        sure_after: how sure they then are, from 0 to 1, even if they are all alike.
+        sure_before: how sure they are with running statistics, from 0 to 1, even if they are all alike.
+        sure_after: the same with those of the batch.
     """
 
     layers: int
@@ -72,6 +73,7 @@ class Recalibrated(msgspec.Struct, frozen=True, kw_only=True):
     distance_most: float
     decided_before: float | None
     decided_after: float | None
+    sure_before: float | None
     sure_after: float | None
 
 

@@ -17,6 +17,7 @@ from bninspect.rules.facts import Facts
 
 CURED = "all layers behind fit again"
 BOTH = "compare the accuracy"
+ONE_CLASS = "If these images are all of one class"
 FROZEN = "If it was trained with these statistics frozen"
 REFUTED = "Look at the weights"
 
@@ -152,6 +153,22 @@ def test_statistics_that_were_frozen_in_training_are_named(good):
     assert CURED in advice(good, other)
 
 
+def test_images_of_one_class_are_no_statistics_of_training(good):
+    x, y = gratings(900, 9)
+    one = x[y == 2][:64]
+    assert accuracy(recalibrated(good, one), x, y) < accuracy(good, x, y) - 0.1
+    fixes = {finding.fix for code in ("BN401", "BN404") for finding in found(good, code, one)}
+    assert fixes
+    assert all(fix.startswith(ONE_CLASS) for fix in fixes)
+
+
+def test_frozen_statistics_are_not_named_where_predictions_tell_as_much():
+    known = {"decided_before": 0.95, "decided_after": 0.8, "sure_after": 0.9}
+    assert tried(**known).text.startswith(FROZEN)
+    assert FROZEN not in tried(**{**known, "decided_after": 0.95}).text
+    assert FROZEN not in tried(**{**known, "distance_most": 0.02}).text
+
+
 def test_a_class_whose_statistics_never_move_is_only_told(good, images):
     model = copy.deepcopy(good)
     for index, norm in enumerate(model):
@@ -164,7 +181,7 @@ def test_a_class_whose_statistics_never_move_is_only_told(good, images):
 
 def tried(**changes):
     known = {"layers": 3, "distance_before": 0.6, "distance_after": 0.5, "distance_most": 0.7, "decided_before": 0.0,
-             "decided_after": 0.0, "sure_after": 0.0, **changes}  # fmt: skip
+             "decided_after": 0.0, "sure_before": 0.0, "sure_after": 0.0, **changes}  # fmt: skip
     data = Data(num_images=64, batches=1, recalibrated=Recalibrated(**known))
     return cure(Facts((), data=data))
 
@@ -173,6 +190,8 @@ def test_a_batch_of_one_class_does_not_blame_the_weights():
     assert "look at the weights" in tried().text
     assert not tried().recalibrates
     assert BOTH in tried(sure_after=0.6).text
+    assert tried(sure_before=0.9, sure_after=0.6).text.startswith(ONE_CLASS)
+    assert ONE_CLASS not in tried(sure_before=0.9, decided_before=0.6, sure_after=0.6).text
     assert BOTH in tried(decided_after=0.6).text
     assert BOTH in tried(decided_before=None, decided_after=None, sure_after=None).text
 

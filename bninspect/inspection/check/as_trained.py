@@ -142,6 +142,7 @@ def _recalibrated(
         distance_most=max(after, default=math.nan),
         decided_before=None if running is None else decided(running),
         decided_after=None if run.table is None else decided(run.table),
+        sure_before=None if running is None else sure(running),
         sure_after=None if run.table is None else sure(run.table),
     )
 
