@@ -41,6 +41,7 @@ def _table() -> Iterator[OnPiece]:
     from bninspect.render.table import parts
 
     console = Console(stderr=True, highlight=False, markup=False)
+    drawn_plain = ascii_only(sys.stderr)  # asked first: Live puts a proxy there
     shown = 0.0
     with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="ellipsis") as screen:
 
@@ -48,9 +49,7 @@ def _table() -> Iterator[OnPiece]:
             nonlocal shown
             if time.monotonic() - shown >= _PERIOD:
                 plain = arrange(report(), channels=False, sort=None, top=None)
-                screen.update(
-                    Group(*parts(view(plain), console.width, ascii_only=ascii_only(sys.stderr))), refresh=True
-                )
+                screen.update(Group(*parts(view(plain), console.width, ascii_only=drawn_plain)), refresh=True)
                 shown = time.monotonic()
 
         yield show

@@ -65,13 +65,14 @@ def _follow(reading: Reading) -> None:
     from bninspect.render.table import parts
 
     console = Console(stderr=True, highlight=False, markup=False)
+    terminal, plain = sys.stderr.isatty(), ascii_only(sys.stderr)  # asked first: Live puts a proxy there
     with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="ellipsis") as screen:
         ended = False
         while not ended:
             ended = reading.ended
-            if reading.more() and sys.stderr.isatty():
+            if reading.more() and terminal:
                 shown = live(reading.report(), console.height)
-                drawn = parts(shown, console.width, ascii_only=ascii_only(sys.stderr))
+                drawn = parts(shown, console.width, ascii_only=plain)
                 screen.update(Group(*drawn), refresh=True)
             if not ended:
                 time.sleep(_PERIOD)

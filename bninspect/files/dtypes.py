@@ -76,7 +76,7 @@ def decoded(raw: npt.NDArray[np.generic], name: str, *, copy: bool = True) -> Ve
     if name.startswith("float8"):
         looked_up: Vector = _eights(name)[raw.astype(np.intp)]
         return looked_up
-    return np.array(raw, raw.dtype.newbyteorder("="), copy=copy or None)
+    return raw.astype(raw.dtype.newbyteorder("="), copy=copy)
 
 
 @cache
