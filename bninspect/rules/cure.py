@@ -44,7 +44,7 @@ def cure(facts: Facts, *, fits: float = 0.005, nearer: float = 0.5, told: float 
         return Cure(
             "recalibrate the statistics, and compare the accuracy: no layer behind could tell whether it helps."
         )
-    left = f"distance {tried.distance_after:.2g}, {tried.distance_before:.2g} before"
+    left = f"median distance {tried.distance_after:.2g}, {tried.distance_before:.2g} before"
     if tried.distance_most <= fits:
         return Cure("recalibrate the statistics: with those of this batch all layers behind fit again.")
     if tried.distance_after > nearer * tried.distance_before and _tell_nothing(tried, told):
@@ -57,10 +57,16 @@ def cure(facts: Facts, *, fits: float = 0.005, nearer: float = 0.5, told: float 
         )
     before = _alike(tried) or _frozen(tried)
     return Cure(
-        f"{before}recalibrate the statistics, and compare the accuracy: with those of this batch layers behind are "
-        f"still off ({left}). If the accuracy comes back, their statistics were wrong as well; if not, look for a "
-        "weight that is new, of another model, or gamma of another convention."
+        f"{before}recalibrate the statistics, and compare the accuracy: with those of this batch "
+        f"{_still_off(tried, fits)}, {tried.farthest} by {tried.distance_most:.2g} ({left}). If the accuracy comes "
+        "back, their statistics were wrong as well; if not, look for a weight that is new, of another model, or gamma "
+        "of another convention."
     )
+
+
+def _still_off(tried: Recalibrated, fits: float) -> str:
+    most = tried.distance_after <= fits
+    return "most layers behind fit, but some are still off" if most else "layers behind are still off"
 
 
 def _tell_nothing(tried: Recalibrated, told: float) -> bool:

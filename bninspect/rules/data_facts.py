@@ -59,7 +59,7 @@ class Recalibrated(msgspec.Struct, frozen=True, kw_only=True):
         distance_before: of their inputs to their running statistics (:meth:`LayerFacts.distance`), with running
             statistics before them; median over channels and layers, NaN where there are none.
         distance_after: the same with those of the batch.
-        distance_most: of the layer that is then farthest off.
+        distance_most: of the layer that is then farthest off, ``farthest``.
         decided_before: how much the predictions tell with running statistics, from 0 (all alike, or undecided) to 1;
             ``None`` where the output is no table of scores.
         decided_after: the same with those of the batch.
@@ -71,6 +71,7 @@ class Recalibrated(msgspec.Struct, frozen=True, kw_only=True):
     distance_before: float
     distance_after: float
     distance_most: float
+    farthest: str
     decided_before: float | None
     decided_after: float | None
     sure_before: float | None

@@ -180,8 +180,8 @@ def test_a_class_whose_statistics_never_move_is_only_told(good, images):
 
 
 def tried(**changes):
-    known = {"layers": 3, "distance_before": 0.6, "distance_after": 0.5, "distance_most": 0.7, "decided_before": 0.0,
-             "decided_after": 0.0, "sure_before": 0.0, "sure_after": 0.0, **changes}  # fmt: skip
+    known = {"layers": 3, "distance_before": 0.6, "distance_after": 0.5, "distance_most": 0.7, "farthest": "a",
+             "decided_before": 0.0, "decided_after": 0.0, "sure_before": 0.0, "sure_after": 0.0, **changes}  # fmt: skip
     data = Data(num_images=64, batches=1, recalibrated=Recalibrated(**known))
     return cure(Facts((), data=data))
 
@@ -194,6 +194,12 @@ def test_a_batch_of_one_class_does_not_blame_the_weights():
     assert ONE_CLASS not in tried(sure_before=0.9, decided_before=0.6, sure_after=0.6).text
     assert BOTH in tried(decided_after=0.6).text
     assert BOTH in tried(decided_before=None, decided_after=None, sure_after=None).text
+
+
+def test_a_single_layer_that_stays_off_is_named_as_such():
+    text = tried(distance_after=1e-4, decided_after=0.6).text
+    assert "most layers behind fit, but some are still off, a by 0.7 (median distance 0.0001, 0.6 before)" in text
+    assert "layers behind are still off, a by 0.7 (median distance 0.5, 0.6 before)" in tried(decided_after=0.6).text
 
 
 def test_what_was_not_tried_is_not_told():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -140,6 +141,7 @@ def _recalibrated(
         distance_before=median([median(bn.distance(bn.channels.mean, bn.channels.var)) for bn in behind]),
         distance_after=median(after),
         distance_most=max(after, default=math.nan),
+        farthest=max(zip(after, behind, strict=True), key=itemgetter(0))[1].path if behind else "",
         decided_before=None if running is None else decided(running),
         decided_after=None if run.table is None else decided(run.table),
         sure_before=None if running is None else sure(running),
