@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 from torch import distributed
 
-from bninspect.errors import InputError, WatchWarning
+from bninspect.errors import InputError
+from bninspect.inspection.watch.warned import warn
 from bninspect.rules.step_facts import Apart
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Ranks:
         try:
             return self._gathered(stored, modes)
         except RuntimeError as error:
-            warnings.warn(f"processes are no longer compared: {error}", WatchWarning, stacklevel=2)
+            warn(f"processes are no longer compared: {error}")
             self.close()
             return None
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from bninspect.errors import InputError, WatchWarning
+from bninspect.errors import InputError
 from bninspect.inspection.watch import sinks
 from bninspect.inspection.watch.journal import Journal
 from bninspect.inspection.watch.reading import last_line
+from bninspect.inspection.watch.warned import warn
 from bninspect.text import printable
 
 if TYPE_CHECKING:
@@ -108,8 +108,6 @@ class _Guarded:
             if not self._warned:
                 self._warned = True
                 text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-                warnings.warn(
-                    f"{printable(self._name)} cannot be written, and the training goes on: {printable(str(text), 300)}",
-                    WatchWarning,
-                    stacklevel=2,
+                warn(
+                    f"{printable(self._name)} cannot be written, and the training goes on: {printable(str(text), 300)}"
                 )

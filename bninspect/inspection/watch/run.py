@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-import warnings
 from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from bninspect.inspection.watch.layers import described, modes_of, watched
 from bninspect.inspection.watch.ranks import Ranks, rank
 from bninspect.inspection.watch.records import Records
 from bninspect.inspection.watch.segments import Segments
+from bninspect.inspection.watch.warned import warn
 from bninspect.observe.captured import Layers
 from bninspect.observe.optimizer import after_each_step
 from bninspect.observe.process import home, own_dtype, tool_of
@@ -77,6 +78,7 @@ class Run:
         self._ranks: Ranks | None = None
         self._number = self._begun = 0
         self._failed = False
+        self._process = os.getpid()
         self._probe_error = ""
         self.alarms: list[Alarm] = []
 
@@ -84,6 +86,11 @@ class Run:
     def counted_by_optimizer(self) -> bool:
         """Whether its hook counts the steps."""
         return self._optimizer is not None
+
+    @property
+    def _forked(self) -> bool:
+        """Whether this is another process, which has a copy of the run: the record is not its own."""
+        return os.getpid() != self._process
 
     def begin(self) -> ExitStack:
         """Open the records, hook the optimizer, and look for the first time; what is given back ends all of it."""
@@ -112,6 +119,8 @@ class Run:
         Raises:
             InputError: a scalar is none.
         """
+        if self._forked:
+            return
         given = {name: _on_its_way(name, value) for name, value in (scalars or {}).items()}
         self._number += 1
         self._tell(self._safely(lambda: self._seen(given)))
@@ -132,7 +141,7 @@ class Run:
         except Exception as error:
             self._failed = True
             text = f"the watch ends at step {self._number}, and the training goes on: internal error, "
-            warnings.warn(f"{text}{type(error).__name__}: {error}", WatchWarning, stacklevel=2)
+            warn(f"{text}{type(error).__name__}: {error}")
             return []
 
     def _end(
@@ -141,6 +150,8 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,  # noqa: ARG002
     ) -> None:
+        if self._forked:
+            return
         if error is not None:
             self._ranks = None  # the others may be waiting elsewhere
         try:
@@ -156,7 +167,7 @@ class Run:
         if self._number == self._begun:
             by_optimizer = "the optimizer that it was given did not step; is it the one of this loop?"
             why = by_optimizer if self.counted_by_optimizer else "it was given no optimizer, and step() was not called"
-            warnings.warn(f"the watch saw no step: {why}", WatchWarning, stacklevel=2)
+            warn(f"the watch saw no step: {why}")
 
     def _last_look(self) -> list[Alarm]:
         alarms = self._look(leave=0)
@@ -216,7 +227,7 @@ class Run:
         except BNInspectError as error:
             if str(error) != self._probe_error:
                 self._probe_error = str(error)
-                warnings.warn(f"the probe cannot be checked: {error}", WatchWarning, stacklevel=2)
+                warn(f"the probe cannot be checked: {error}")
         else:
             self._records.write(WatchProbe(step=self._number, time=time.time(), findings=findings))
 
@@ -230,7 +241,7 @@ class Run:
     def _tell(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:
             if alarm.severity != "info":
-                warnings.warn(words(alarm), WatchWarning, stacklevel=2)
+                warn(words(alarm))
             if self._settings.on_alarm is not None:
                 self._settings.on_alarm(alarm)
 

@@ -92,5 +92,5 @@ def log_of(to: Any) -> Callable[[dict[str, float], int], Any]:
         return to  # type: ignore[no-any-return]
     raise InputError(
         f"to is a path ending in .jsonl, a SummaryWriter, an object with log() or log_metrics(), or a function of a "
-        f"dict and a step, or a list of these; and not a {type(to).__name__}"
+        f"dict and a step, or a list of these; and not of type {type(to).__name__}"
     )

@@ -98,6 +98,32 @@ def test_a_file_that_is_cut_anywhere_is_read_up_to_there(tmp_path):
             report(cut)
 
 
+def test_a_forked_process_leaves_the_record_alone(tmp_path):
+    path, model = tmp_path / "run.jsonl", net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    with bninspect.watch(model, optimizer, every=1, to=path):
+        step(model, optimizer, *batch())
+        before = path.read_bytes()
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            assert path.read_bytes() == before
+        else:
+            optimizer.step()
+    if not child:
+        os._exit(0)
+    assert (report(path).step, report(path).state) == (1, "ended")
+
+
+def test_a_warning_points_at_the_loop(recwarn):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    with bninspect.watch(model, optimizer):
+        model[0][1].running_mean.fill_(torch.nan)
+        optimizer.step()
+    assert [warning.filename for warning in recwarn if warning.category is WatchWarning] == [__file__]
+
+
 def test_two_runs_never_share_a_file(tmp_path):
     path = tmp_path / "run.jsonl"
     finished(path)
@@ -170,8 +196,8 @@ def test_the_folder_of_vectors_is_no_others(tmp_path):
     [
         ("run.txt", "a record is a file that ends in .jsonl, and to='run.txt' does not"),
         ("nowhere/run.jsonl", "there is no folder nowhere for run.jsonl: make it first"),
-        (3, "to is a path ending in .jsonl, a SummaryWriter, .* and not a int"),
-        ([3], "and not a int"),
+        (3, "to is a path ending in .jsonl, a SummaryWriter, .* and not of type int"),
+        ([3], "and not of type int"),
     ],
 )
 def test_what_cannot_be_recorded_to_is_refused_at_once(to, words):
