@@ -63,7 +63,7 @@ def test_forwards(report):
             )
             ratios.append(spent(lambda: bninspect.check(model, batch)) / bare)
             handle.remove()
-    assert sum(seen) == 3 * 2.5 * IMAGES  # no pass was spared
+    assert sum(seen) == 3 * 3 * IMAGES  # as it is, in halves, and shuffled in eight groups: no pass was spared
     report(f"check resnet50, {IMAGES} images at 224 px, in forwards", statistics.median(ratios), 3.5)
 
 

@@ -20,7 +20,7 @@ from bninspect.rules.data_facts import Candidate
 from bninspect.rules.facts import median, outside, share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from torch import Tensor
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     Moments = dict[str, tuple[np.ndarray, np.ndarray]]
 
-_LIKELY = 4  # changes that are followed through all layers
+_FOLLOWED = 4  # changes, of those that put the first layer right, that are followed through all layers
+_FARTHER = 2  # times as far off, of a few images: such a change does not bring all of them nearer
+_LEFT, _OFF = 0.5, 0.2  # of its distance, and of its channels, that may be left: twice what BN402 allows
 
 
 class _ArrivedError(BNInspectError):
@@ -83,21 +85,36 @@ class Changes:
                 return name
         return None
 
-    def candidates(self, layers: Sequence[LayerFacts]) -> tuple[Candidate, ...]:
+    def hopeless(self, first: LayerFacts) -> set[str]:
+        """Changes after which the layer is farther off by far: of a few images, to try the others on more."""
+        return {one.name for one in self._all_tried(first, self._changed(())) if one.after > _FARTHER * one.before}
+
+    def candidates(self, layers: Sequence[LayerFacts], without: Collection[str] = frozenset()) -> tuple[Candidate, ...]:
         """How far the first of these layers is from its statistics after each change, and the others after likely ones.
 
-        What cannot be told of a change, because the model refuses it or numbers overflow, is left out.
+        What cannot be told of a change, because the model refuses it or numbers overflow, is left out, and so are the
+        changes of these names.
         """
         first, *behind = layers
-        before = self.moments(self.x, until=first.path)
+        changed = self._changed(without)
+        found = self._all_tried(first, changed)
+        told = sorted(found, key=lambda one: (one.fitted, one.off, one.after))
+        likely = [one for one in told if one.after <= _LEFT * one.before and one.off <= _OFF][:_FOLLOWED]
+        if len(likely) == 1:  # nothing to choose from
+            return tuple(told)
+        followed = {one.name: self._followed(one, changed[one.name][0], behind) for one in likely}
+        return tuple(followed.get(one.name, one) for one in told)
+
+    def _changed(self, without: Collection[str]) -> dict[str, tuple[Tensor, bool]]:
+        """The inputs by the name of the change, and whether its numbers are taken from the input."""
         changed = {name: (x, False) for name, x in known(self.x).items()}
         changed |= {name: (x, True) for name, x in fitted(self.x).items()}
+        return {name: one for name, one in changed.items() if name not in without}
+
+    def _all_tried(self, first: LayerFacts, changed: dict[str, tuple[Tensor, bool]]) -> list[Candidate]:
+        before = self.moments(self.x, until=first.path)
         found = [self._tried(first, before, name, x, by_itself=by_itself) for name, (x, by_itself) in changed.items()]
-        told = sorted((one for one in found if one is not None), key=lambda one: (one.fitted, one.off, one.after))
-        return tuple(
-            self._followed(one, changed[one.name][0], behind) if index < _LIKELY else one
-            for index, one in enumerate(told)
-        )
+        return [one for one in found if one is not None]
 
     def _tried(self, first: LayerFacts, before: Moments, name: str, x: Tensor, *, by_itself: bool) -> Candidate | None:
         after = self.moments(x, until=first.path)

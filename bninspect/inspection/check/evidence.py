@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bninspect.report import FunctionalCall, Shape, Source, StatsLayer, StatsReport, Tool, Vector
 
 _TRIED = 32  # images that changes of the input are tried on
+_SCREENED = 8  # images that changes are tried on before, to leave out those that are hopeless
 _LOOKED_AT = 2  # images by which it is seen where an input goes
 _GROSS = 0.5  # distance of the first layer from which a sample is not to blame, however different its images are
 
@@ -294,7 +295,9 @@ class _Gathering:
         if first.statistics_at_start or first.broken:
             why["candidates"] = "the first layer's statistics are those of a new layer: no input fits them"
             return None
-        return _changes.Changes(self.runner, _first(sample, _TRIED), path).candidates(layers[behind[0] :])
+        few = _changes.Changes(self.runner, _first(sample, _SCREENED), path)
+        hopeless = few.hopeless(first) if sample.num_images > 2 * _SCREENED else set()
+        return _changes.Changes(self.runner, _first(sample, _TRIED), path).candidates(layers[behind[0] :], hopeless)
 
 
 def _described(path: str, module: nn.Module, said: Mapping[str, Baked]) -> BatchNormLayer:
