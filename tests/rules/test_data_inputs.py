@@ -255,3 +255,17 @@ def test_bn402_asks_for_each_of_its_bounds():
 
     assert names() == ["divide by 255"]
     assert [names(before=0.03), names(after=0.2), names(off=0.3)] == [[], [], []]
+
+
+def test_of_changes_that_serve_the_layers_behind_decide():
+    def names(*behind):
+        both = [
+            Candidate(name=name, layer="1", before=9.0, after=after, off=0.0, behind=left)
+            for name, after, left in zip(("divide by 255", "take the logarithm"), (0.01, 0.02), behind, strict=True)
+        ]
+        facts = Facts((), data=Data(num_images=64, batches=1, candidates=tuple(both)))
+        (hit,) = bn402_input_preprocessing.body(facts)
+        return hit.message.rpartition(": ")[2]
+
+    assert names(0.5, 0.001) == "take the logarithm"
+    assert names(0.001, 0.5) == "divide by 255"
