@@ -1,8 +1,9 @@
 """One cheap pass over a layer's input on the CPU, from which its moments follow.
 
 ``mean(x^2) - mean(x)^2`` costs hardly more than a read of ``x``; its relative error is that of a float32 sum times
-``1 + kappa^2``, ``kappa = |mean| / std``. Channels where that could pass the promised 1e-6 are shifted by their mean
-and measured again; what is still in doubt (constants, overflow, underflow, NaN) is done in float64 by the definition.
+``1 + kappa^2``, ``kappa = |mean| / std``. Where channels lie innermost, their squares are taken around a value near the
+mean, which costs nothing. Channels where the error could pass the promised 1e-6 are shifted by their mean and measured
+again; what is still in doubt (constants, overflow, underflow, NaN) is done in float64 by the definition.
 
 The work is in two parts. :func:`sums_of` is all that needs ``x``, and keeps to few calls of torch: between two layers
 of a forward every instruction has to be fetched from memory again, and numpy's twenty small ones cost more there than
@@ -32,9 +33,10 @@ _ROW = {
 }  # longest run summed in float32 at once, by the dimension of channels: in longer ones, above all
 # over pixels, which are added one by one, equal values err in one direction (2e-6 at 1024)
 _SHORT_ROW = 64  # shorter runs are not worth their calls
-_CACHED = 1 << 19  # values of a block, which several figures are taken of: its second read comes from a cache
+_CACHED = 1 << 17  # values of a block for each thread, of which several figures are taken: only the first read of
+# them comes from memory, the others from the cache of one core
 _TOY = 4096  # so few values are done in float64 at once
-_SMALL_PLANE = 256  # below so many positions torch finds extremes faster over images first
+_SMALL_PLANE = 128  # below so many positions torch finds extremes faster over images first
 _PROMISE = 1e-6  # relative error of a variance
 _ROUNDING = {torch.float32: 1e-7, torch.float64: 2e-16}  # rms relative error of one row's mean square (measured)
 _SIGMAS = 5  # a channel is trusted where this many standard deviations of its error keep the promise
@@ -42,7 +44,10 @@ _TRUST = {1: 6.0, 2: 3.0}  # and never beyond: on a grid of values errors lean o
 _TRUST_DOUBLE = 1e8  # the same in float64
 _TRUST_LEVELS = 1.5  # of data of a few levels, whose errors do not average out at all
 _PROBE = 34  # values of a channel that are looked at for equal ones side by side
+_RUN = 64  # values in a row that torch is as fast with as with any more
 _LANES = 32  # torch finds extremes of columns four times as fast where their number is a multiple of it
+
+_difference_squared = torch.ops.aten.mse_loss.out
 
 
 class Sums(NamedTuple):
@@ -119,6 +124,8 @@ def _doubt(found: Sums, view: Tensor, channel: int) -> Tensor | None:
     second = found.squares.sum((0, 2))
     share = found.sums.sum((0, 2)).square_().div_(second)  # NaN for zeros
     low, high = second.aminmax()
+    if found.shift is not None:  # sums were made of x itself, and must not be much larger than what is left of them
+        share.masked_fill_(found.shift.square().mul_(count) > second * trust**2, torch.inf)
     greatest, sound = float(share.max()), float(low) > TINY * count and float(high) < torch.inf
     if sound and greatest <= few:
         return None
@@ -142,12 +149,15 @@ def _of_levels(view: Tensor, channel: int, index: npt.NDArray[np.intp]) -> npt.N
 
 def _closer(view: Tensor, channel: int, found: Sums, index: Tensor) -> Sums:
     """A pass over the channels ``index`` around their means; in float64 where that is not enough."""
-    shift = (found.sums[:, index].double().sum((0, 2)) / (len(view) * found.size)).to(view.dtype)
+    shift = found.sums[:, index].double().sum((0, 2)) / (len(view) * found.size)
+    if found.shift is not None:
+        shift += found.shift[index]
+    shift = shift.to(view.dtype)
     part = view.index_select(channel, index).sub_(along(shift, channel))
     near = _planes(part, extremes=False) if channel == 1 else _pixels(part, extremes=False)
     rest = _doubt(near, part, channel)
     exact = None if rest is None else (rest, exactly(view.index_select(channel, index[rest]), channel))
-    near = near._replace(shift=shift, again=exact)
+    near = near._replace(shift=shift if near.shift is None else shift.double() + near.shift, again=exact)
     if found.extremes:
         zeros, low, high = found.extremes
         near = near._replace(extremes=(zeros[index], low[index], high[index]))
@@ -163,8 +173,8 @@ def _pool(layers: Sequence[Sums]) -> Moments:
     channels = np.cumsum(rows) - rows  # where their rows begin
     pooled = Moments(*np.full((len(Moments._fields), len(size)), np.nan))
     with np.errstate(invalid="ignore", over="ignore"):  # channels with NaN or infinite values are overlaid
-        first = np.add.reduceat(_side_by_side([one.sums for one in layers]), channels, axis=1)
-        second = np.add.reduceat(_side_by_side([one.squares for one in layers]).sum(0), channels)
+        first = np.add.reduceat(_in_a_row([one.sums for one in layers]), channels, axis=1)
+        second = np.add.reduceat(_in_a_row([one.squares for one in layers]).sum(0), channels)
         mean = first.sum(0) / (images * size)
         deviation = first / size - mean
         pooled.M2[:] = second - mean * mean * (images * size)
@@ -181,7 +191,8 @@ def _complete(pooled: Moments, layers: Sequence[tuple[Sums, int]]) -> None:
     for one, start in layers:
         layer = slice(start, start + one.sums.shape[1])
         if one.shift is not None:
-            pooled.mean[layer] += one.shift.double().numpy()
+            with np.errstate(invalid="ignore"):  # where it is not a number, the channel is overlaid
+                pooled.mean[layer] += one.shift.double().numpy()
             pooled.image_mean[layer] = pooled.mean[layer]
         if one.extremes:
             pooled.zeros[layer], pooled.min[layer], pooled.max[layer] = (figure.numpy() for figure in one.extremes)
@@ -192,7 +203,7 @@ def _complete(pooled: Moments, layers: Sequence[tuple[Sums, int]]) -> None:
             old[where] = new
 
 
-def _side_by_side(figures: list[Tensor]) -> Vector:
+def _in_a_row(figures: list[Tensor]) -> Vector:
     """The rows ``[N, C, rows]`` of all layers, ``[N, C1 * rows1 + C2 * rows2 + ...]``."""
     together: Vector = torch.cat([figure.flatten(1) for figure in figures], 1).double().numpy()
     return together
@@ -205,8 +216,8 @@ def _planes(view: Tensor, *, extremes: bool) -> Sums:
     """
     images, channels, size = view.shape
     row = _row_length(size, 1)
-    blocks = _blocks(view, max(1, _CACHED // size), merged=True)
-    scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format) if extremes else None  # one for all
+    blocks = _blocks(view, max(1, _cached() // size), merged=True)
+    scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format) if extremes else None
     columns = zip(*[_plane_block(block, row, scratch) for block in reversed(blocks)], strict=True)
     sums, squares, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
     sums, squares = sums.view(images, channels, -1), squares.view(images, channels, -1)
@@ -214,10 +225,10 @@ def _planes(view: Tensor, *, extremes: bool) -> Sums:
         return Sums(sums, squares, size)
     zeros = found[0].view(images, channels).sum(0, dtype=torch.float64)
     if size < _SMALL_PLANE:
-        low, high = view.amin(0).amin(1), view.amax(0).amax(1)
+        low, high = view.amin(0).amin(1), _bits(view).amax(0).amax(1)
     else:
         low, high = found[1].view(images, channels).amin(0), found[2].view(images, channels).amax(0)
-    return Sums(sums, squares, size, extremes=(zeros, low, high))
+    return Sums(sums, squares, size, extremes=(zeros, low, _greatest(high, view, 1)))
 
 
 def _blocks(view: Tensor, length: int, *, merged: bool) -> list[Tensor]:
@@ -228,27 +239,38 @@ def _blocks(view: Tensor, length: int, *, merged: bool) -> list[Tensor]:
 
 
 def _plane_block(block: Tensor, row: int, scratch: Tensor | None) -> list[Tensor]:
-    """Of each plane of ``[planes, S]``: sums of x and x^2 over its rows.
-
-    With a scratch also its zeros, and of a large plane its extremes.
-    """
+    """Of each plane of ``[planes, S]``: sums of x and x^2 over its rows; its zeros, and of a large plane extremes."""
     if block.stride(1) != 1:  # torch adds up what lies apart one by one, and errs as much
         block = block.contiguous()
-    if scratch is None:  # norms take no memory; the squares themselves also show where zeros are
-        return [_of_rows(torch.sum, block, row), _of_rows(torch.linalg.vector_norm, block, row).square_()]
-    squares = torch.mul(block, block, out=scratch[: len(block)])
-    figures = [_of_rows(torch.sum, block, row), _of_rows(torch.sum, squares, row), _zeros(block, squares, 1)]
-    return figures if block.shape[1] < _SMALL_PLANE else [*figures, block.amin(1), block.amax(1)]
+    figures = [_of_rows(torch.sum, block, row), _of_rows(torch.linalg.vector_norm, block, row).square_()]
+    if scratch is None:
+        return figures
+    figures.append(_zeros(block, 1, scratch[: len(block)]))
+    return figures if block.shape[1] < _SMALL_PLANE else [*figures, block.amin(1), _bits(block).amax(1)]
 
 
-def _zeros(block: Tensor, squares: Tensor, dim: int) -> Tensor:
-    """The number of zeros along a dimension of ``[A, B]``; they are looked for only if a square is zero.
+def _bits(block: Tensor) -> Tensor:
+    """The same memory as integers, which are in order where no number is negative, and compared in half the time."""
+    return block.view(torch.int32 if block.dtype == torch.float32 else torch.int64)
 
-    They are counted as floats, which are added thirty times faster than truth values.
+
+def _greatest(bits: Tensor, view: Tensor, channel: int) -> Tensor:
+    """The greatest values ``[C]`` by the greatest bits; channels without a positive value are looked at again."""
+    high = bits.view(view.dtype)
+    if int(bits.amin()) < 0:
+        index = (bits < 0).nonzero().flatten()
+        high[index] = view.index_select(channel, index).amax((0, 3 - channel))
+    return high
+
+
+def _zeros(block: Tensor, dim: int, scratch: Tensor) -> Tensor:
+    """The number of zeros along a dimension of ``[A, B]``, counted as floats, thirty times faster than truth values.
+
+    One thread alone first asks numpy whether there are any, which takes it half the time.
     """
-    if float(squares.amin()) > 0:
+    if torch.get_num_threads() == 1 and not np.equal(block.numpy(), 0).any():
         return block.new_zeros(block.shape[1 - dim])
-    return torch.eq(block, 0, out=squares).sum(dim)
+    return torch.eq(block, 0, out=scratch).sum(dim)
 
 
 def _of_rows(figure: Callable[..., Tensor], block: Tensor, row: int) -> Tensor:
@@ -261,33 +283,59 @@ def _of_rows(figure: Callable[..., Tensor], block: Tensor, row: int) -> Tensor:
 
 
 def _pixels(view: Tensor, *, extremes: bool) -> Sums:
-    """The same over ``[N, S, C]``, channels innermost."""
+    """The same over ``[N, S, C]``, channels innermost, around values near the means."""
     images, size, channels = view.shape
     row = _row_length(size, 2)
-    blocks = _blocks(view, row * max(1, _CACHED // (row * channels)), merged=size % row == 0)
+    blocks = _blocks(view, row * max(1, _cached() // (row * channels)), merged=size % row == 0)
     scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format)
-    columns = zip(*[_pixel_block(block, row, scratch, extremes=extremes) for block in reversed(blocks)], strict=True)
+    shift = _near(blocks[-1])
+    wide = _side_by_side(shift, row)
+    columns = zip(
+        *[_pixel_block(block, wide, row, scratch[: len(block)], extremes=extremes) for block in reversed(blocks)],
+        strict=True,
+    )
     sums, squares, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
-    sums, squares = (figure.view(images, -1, channels).transpose(1, 2) for figure in (sums, squares))
+    sums, squares = sums.view(images, -1, channels), squares.view(images, -1, channels)
+    whole = size // row
+    sums[:, :whole].sub_(shift * row)
+    sums[:, whole:].sub_(shift * (size - whole * row))
+    sums, squares = sums.transpose(1, 2), squares.transpose(1, 2)
     if not extremes:
-        return Sums(sums, squares, size)
+        return Sums(sums, squares, size, shift)
     zeros, low, high = (figure.view(-1, channels) for figure in found)
-    return Sums(sums, squares, size, extremes=(zeros.sum(0, dtype=torch.float64), low.amin(0), high.amax(0)))
+    ends = low.amin(0), _greatest(high.amax(0), view, 2)
+    return Sums(sums, squares, size, shift, extremes=(zeros.sum(0, dtype=torch.float64), *ends))
 
 
-def _pixel_block(block: Tensor, row: int, scratch: Tensor, *, extremes: bool) -> list[Tensor]:
-    """Of ``[positions, C]``: sums of x and x^2 over rows of positions, ``[rows, C]``; then zeros and extremes."""
-    squares = torch.mul(block, block, out=scratch[: len(block)])
+def _near(block: Tensor) -> Tensor:
+    """The means of ``[positions, C]`` to so few digits that no product with the length of a row is rounded."""
+    return block.mean(0).bfloat16().to(block.dtype)
+
+
+def _side_by_side(shift: Tensor, row: int) -> Tensor:
+    """A shift ``[C]`` for several pixels of a row side by side where C alone is a short run for torch."""
+    channels = len(shift)
+    if channels >= _RUN:
+        return shift
+    return shift.repeat(next((n for n in range(2, row) if row % n == 0 and n * channels >= _RUN), row))
+
+
+def _pixel_block(block: Tensor, wide: Tensor, row: int, scratch: Tensor, *, extremes: bool) -> list[Tensor]:
+    """Of ``[positions, C]``: sums of x and (x - shift)^2 over rows of positions, ``[rows, C]``; zeros and extremes."""
+    if block.is_contiguous() and block.numel() % len(wide) == 0:
+        _difference_squared(block.view(-1, len(wide)), wide, 0, out=scratch.view(-1, len(wide)))
+    else:
+        _difference_squared(block, wide[: block.shape[1]], 0, out=scratch)
     whole = len(block) // row * row
     figures = [
         torch.cat([part[:whole].unflatten(0, (-1, row)).sum(1), part[whole:].sum(0, keepdim=True)])
         if whole < len(block)
         else part.unflatten(0, (-1, row)).sum(1)
-        for part in (block, squares)
+        for part in (block, scratch)
     ]
     if not extremes:
         return figures
-    return [*figures, _zeros(block, squares, 0), _wide(torch.amin, block), _wide(torch.amax, block)]
+    return [*figures, _zeros(block, 0, scratch), _wide(torch.amin, block), _wide(torch.amax, _bits(block))]
 
 
 def _wide(extreme: Callable[..., Tensor], block: Tensor) -> Tensor:
@@ -299,6 +347,11 @@ def _wide(extreme: Callable[..., Tensor], block: Tensor) -> Tensor:
         return extreme(block, 0)
     found = extreme(block[:whole].view(-1, beside * channels), 0).view(beside, channels)
     return extreme(torch.cat([found, block[whole:]]), 0)
+
+
+def _cached() -> int:
+    """Values of a block, of which each thread has its share."""
+    return _CACHED * torch.get_num_threads()
 
 
 @lru_cache(maxsize=256)
