@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bninspect.observe import guard
 from bninspect.observe.forward import innermost
 from bninspect.observe.layers import batchnorms, is_batchnorm
 from bninspect.observe.meta import normalised
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch.utils.hooks import RemovableHandle
+
+_QUIET = ("torch.nn.", "torchvision.")  # timm's layers that standardise their weights make such calls
 
 
 class Owners:
@@ -44,7 +48,8 @@ class Audit(TorchFunctionMode):
     """Hears calls of ``batch_norm`` that are made outside of the watched modules of a shadow.
 
     It costs time at every call of torch, so it is entered for one forward, and its hooks go when it is left; but where
-    such a call had an owner, it is ``needed`` for every forward.
+    such a call had an owner, it is ``needed`` for every forward. For none it is where all code is of packages in which
+    BatchNorm layers alone make such calls.
 
     Args:
         twin: the shadow.
@@ -53,14 +58,19 @@ class Audit(TorchFunctionMode):
 
     def __init__(self, twin: nn.Module, on_direct: Callable[[nn.Module, Norm], None]) -> None:
         super().__init__()
-        self.owners = Owners(twin)
+        self.twin = twin
         self.on_direct = on_direct
-        self.needed = True
+        self.needed = not all(guard.runs_code_of(module, _QUIET) for module in twin.modules())
         self.inside = 0
         self.found: dict[tuple[str, str], int] = {}
         self._direct = False
         self._counts = True
         self._handles: list[RemovableHandle] = []
+
+    @cached_property
+    def owners(self) -> Owners:
+        """Whose calls are whose."""
+        return Owners(self.twin)
 
     def watch(self, module: nn.Module) -> None:
         """Calls made while ``module`` runs are its own."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-_KNOWN = ("torch", "torchvision", "timm")
+_KNOWN = ("torch.", "torchvision.", "timm.")
 _TABLES = (nn.functional.embedding, nn.functional.embedding_bag)  # with max_norm they renormalise what they look up
 _BY_NAME = ("out", "running_mean", "running_var", "tensor")  # the last is that of torch.nn.init
 _OPERATORS = "setitem iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift"
@@ -167,12 +167,19 @@ def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _is_known(module: nn.Module) -> bool:
     """Whether all that runs in a module is code of a library that writes into no parameter."""
-    attributes = vars(module)
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return module.max_norm is None
+    return runs_code_of(module, _KNOWN)
+
+
+def runs_code_of(module: nn.Module, packages: tuple[str, ...]) -> bool:
+    """Whether nothing but code of these packages runs when a module is called, but for the modules in it."""
+    attributes, kind = vars(module), type(module)
     hooks = any(attributes.get(name) for name in ("_forward_hooks", "_forward_pre_hooks"))
     traced = isinstance(module, torch.fx.GraphModule)  # its class is torch's, its code the user's
-    return type(module).__module__.partition(".")[0] in _KNOWN and not (hooks or traced or "forward" in attributes)
+    sources = kind.__module__, getattr(getattr(kind, "forward", None), "__module__", None)
+    theirs = all(source is not None and source.startswith(packages) for source in sources)
+    return theirs and not (hooks or traced or "forward" in attributes)
 
 
 @cache

@@ -60,6 +60,7 @@ class Run:
         self.layers = _chosen(self.layers, layer, self.name)
         self.twin = shadow(model, device=place, stepped=by is not None)
         self.audit = Audit(self.twin, _weak(self._direct))
+        self.audit.needed |= by is not None  # the user's function may make any call
         self.way = Way(place)
         self.pooled: Pooled = {}
         self.measured: tuple[tuple[str, ...], Moments] | None = None  # of the last piece
@@ -76,7 +77,8 @@ class Run:
     def _watch(self) -> None:
         count, called = _weak(self._count), _weak(self._called)
         for path, module in batchnorms(self.twin).items():
-            self.audit.watch(module)
+            if self.audit.needed:
+                self.audit.watch(module)
             if self.by is not None:
                 module.register_forward_pre_hook(count, with_kwargs=True)
             if path in self.layers:
