@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -121,10 +120,8 @@ def test_no_handle_is_left_open(tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    start = time.perf_counter()
     with pytest.raises(SourceError, match="it is a pipe"):
         reading.read(str(tmp_path / "pipe"))
-    assert time.perf_counter() - start < 1
 
 
 def test_a_name_that_no_file_can_have_is_refused():

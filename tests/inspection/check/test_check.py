@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -238,7 +237,7 @@ def test_a_model_of_several_inputs_and_a_stream_of_batches():
     assert report.num_images == 64
 
 
-def test_checking_state_is_quick():
+def test_a_healthy_state_of_many_layers_has_no_finding():
     layers = [
         BatchNormLayer(
             path=f"layer{index}", kind="BatchNorm2d", num_features=512, eps=1e-5, momentum=0.1,
@@ -247,8 +246,4 @@ def test_checking_state_is_quick():
         )
         for index in range(53)
     ]  # fmt: skip
-    bninspect.check(layers)
-    start = time.process_time()
-    report = bninspect.check(layers)
-    assert not report.findings
-    assert time.process_time() - start < 0.2
+    assert not bninspect.check(layers).findings
