@@ -78,8 +78,9 @@ def unjudged(model: nn.Module) -> tuple[str, ...]:
 
 def describe(path: str, module: nn.Module) -> BatchNormLayer:
     """The neutral view of a BatchNorm module; its vectors are copies, so the module may change afterwards."""
-    weight, bias = _vector(module, "weight"), _vector(module, "bias")
-    mean, var = _vector(module, "running_mean"), _vector(module, "running_var")
+    affine = getattr(module, "weight", None), getattr(module, "bias", None)
+    running = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+    (weight, bias), (mean, var) = map(_vector, affine), map(_vector, running)
     tracked = getattr(module, "num_batches_tracked", None)
     return BatchNormLayer(
         path=path,
@@ -95,8 +96,8 @@ def describe(path: str, module: nn.Module) -> BatchNormLayer:
         running_mean=mean,
         running_var=var,
         num_batches_tracked=int(tracked) if isinstance(tracked, Tensor) and not tracked.is_meta else None,
-        dtype=_dtype(module),
-        trainable=_trainable(module),
+        dtype=str(running[0].dtype).removeprefix("torch.") if isinstance(running[0], Tensor) else None,
+        trainable=_trainable(affine),
     )
 
 
@@ -110,23 +111,14 @@ def num_features(module: nn.Module) -> int:
     return len(mean)
 
 
-def _dtype(module: nn.Module) -> str | None:
-    mean = getattr(module, "running_mean", None)
-    return str(mean.dtype).removeprefix("torch.") if isinstance(mean, Tensor) else None
-
-
-def _trainable(module: nn.Module) -> bool | None:
-    flags = [
-        value.requires_grad
-        for value in (getattr(module, name, None) for name in ("weight", "bias"))
-        if isinstance(value, Tensor)
-    ]
+def _trainable(affine: tuple[Any, ...]) -> bool | None:
+    flags = [value.requires_grad for value in affine if isinstance(value, Tensor)]
     return any(flags) if flags else None
 
 
-def _vector(module: nn.Module, name: str) -> Vector | None:
-    value = getattr(module, name, None)
+def _vector(value: Any) -> Vector | None:
     if not isinstance(value, Tensor) or value.is_meta or is_lazy(value):
         return None
     value = value.detach().cpu()
-    return (value if value.dtype in (torch.float32, torch.float64) else value.float()).numpy().copy()
+    vector: Vector = (value if value.dtype in (torch.float32, torch.float64) else value.float()).numpy().copy()
+    return vector

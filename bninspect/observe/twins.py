@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SHARED = frozenset({int, float, bool, str, bytes, complex, type(None), type, torch.dtype, torch.device, torch.Size})
-_DICTS = (dict, OrderedDict)
+_EMPTY = (dict, OrderedDict, set)  # what a module has a dozen of that hold nothing
 _COMPILED = "_compiled_call_impl"  # a forward that is compiled in place is bound to the original
 
 
@@ -121,7 +121,7 @@ class Twins:
             kind = type(value)
             if kind in _SHARED:
                 attributes[name] = value
-            elif kind in _DICTS and not value and id(value) not in memo:  # a dozen in each module, and no call for any
+            elif kind in _EMPTY and not value and id(value) not in memo:
                 attributes[name] = memo[id(value)] = kind()
             else:
                 attributes[name] = of(value)
@@ -157,6 +157,8 @@ class Twins:
 
     def make_tuple(self, value: tuple[Any, ...]) -> Any:
         """A tuple of twins, or the same where none of its parts is exchanged."""
+        if _SHARED.issuperset(map(type, value)):  # sizes and strides, of which each convolution has five
+            return value
         parts = [self.of(part) for part in value]
         if all(new is old for new, old in zip(parts, value, strict=True)):
             return value
