@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,6 +16,8 @@ from bninspect.moments import Moments
 from bninspect.report import LayerRef, StatsReport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bninspect.layers import BatchNormLayer
     from bninspect.report import Vector
 
@@ -39,36 +43,47 @@ def assemble(
         extremes: whether min, max and zeros were looked for.
         sampled: the share of the images that was drawn, where the rest was left out.
     """
-    called = _by_layer(layers, pooled)
-    shared = [path for path, (_, calls) in called.items() if calls > 1]
+    calls = _calls(pooled)
+    shared = [path for path, most in calls.items() if most > 1]
     pooled_over = f"called more than once in a forward, and pooled over the calls: {', '.join(shared)}"
     return msgspec.structs.replace(
         frame,
-        layers=tuple(
-            figures.live(layers[path], found, calls, dtypes[path], extremes=extremes, sampled=sampled)
-            for path, (found, calls) in called.items()
-        ),
+        layers=figures.live(
+            [layers[path] for path in calls],
+            _side_by_side(layers, pooled, calls),
+            [*calls.values()],
+            [dtypes[path] for path in calls],
+            extremes=extremes,
+            sampled=sampled,
+        )
+        if calls
+        else (),
         never_called=tuple(
             LayerRef(path=path, kind=layer.kind, num_features=layer.num_features, calls=0)
             for path, layer in layers.items()
-            if path not in called
+            if path not in calls
         ),
         notes=(*frame.notes, pooled_over) if shared else frame.notes,
     )
 
 
-def split(layers: dict[str, BatchNormLayer], paths: tuple[str, ...], vector: Vector) -> list[Vector]:
+def split(layers: dict[str, BatchNormLayer], paths: Iterable[str], vector: Vector) -> list[Vector]:
     """A vector over all layers side by side, by layer."""
-    return np.split(vector, np.cumsum([layers[path].num_features for path in paths])[:-1])
+    return figures.cut(vector, np.cumsum([layers[path].num_features for path in paths]))
 
 
-def _by_layer(layers: dict[str, BatchNormLayer], pooled: Pooled) -> dict[str, tuple[Moments, int]]:
-    """Moments of each layer, pooled over its calls, and the most calls in one forward; in call order."""
-    found: dict[str, tuple[Moments, int]] = {}
+def _calls(pooled: Pooled) -> Counter[str]:
+    """The most calls of each layer in one forward, in call order."""
+    return reduce(or_, map(Counter, pooled), Counter())
+
+
+def _side_by_side(layers: dict[str, BatchNormLayer], pooled: Pooled, calls: Counter[str]) -> Moments:
+    """The layers' moments, pooled over their calls, in call order."""
+    if list(pooled) == [tuple(calls)]:  # the usual case: each once, and always in this order
+        return pooled[tuple(calls)]
+    found: dict[str, Moments] = {}
     for paths, together in pooled.items():
-        calls = Counter(paths)
         for path, *vectors in zip(paths, *(split(layers, paths, vector) for vector in together), strict=True):
             more = Moments(*vectors)
-            before, most = found.get(path, (None, 0))
-            found[path] = moments.merge(before, more) if before else more, max(most, calls[path])
-    return found
+            found[path] = moments.merge(found[path], more) if path in found else more
+    return Moments(*map(np.concatenate, zip(*found.values(), strict=True)))
