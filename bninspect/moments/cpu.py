@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bninspect.moments import FAST, TINY, Moments, Vector, along, exactly, merge, view_of
+from bninspect.moments import FAST, TINY, Moments, along, exactly, merge, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,8 +53,8 @@ _difference_squared = torch.ops.aten.mse_loss.out
 class Sums(NamedTuple):
     """What one pass over a layer's input found, from which :func:`collect` makes moments later.
 
-    ``sums`` and ``squares`` ``[N, C, rows]`` are sums of x and of x^2 over rows of each image, ``size`` positions in
-    all, where x is less ``shift`` ``[C]``; ``extremes`` are the number of zeros, min and max ``[C]``; ``again`` are
+    ``sums`` ``[N, C]`` of x over the ``size`` positions of each image, and ``squares`` ``[C]``, sums of x^2, are in
+    float64, where x is less ``shift`` ``[C]``; ``extremes`` are the number of zeros, min and max ``[C]``; ``again`` are
     indices of the channels that were measured again, and what was found then.
     """
 
@@ -121,11 +121,11 @@ def _doubt(found: Sums, view: Tensor, channel: int) -> Tensor | None:
     limit = min(trust, _PROMISE * rows**0.5 / (_SIGMAS * _ROUNDING[dtype]))
     count = images * found.size
     most, few = (1 - 1 / limit) * count, (1 - 1 / min(limit, _TRUST_LEVELS)) * count
-    second = found.squares.sum((0, 2))
-    share = found.sums.sum((0, 2)).square_().div_(second)  # NaN for zeros
+    second = found.squares
+    share = found.sums.sum(0).square_().div_(second)  # NaN for zeros
     low, high = second.aminmax()
     if found.shift is not None:  # sums were made of x itself, and must not be much larger than what is left of them
-        share.masked_fill_(found.shift.square().mul_(count) > second * trust**2, torch.inf)
+        share.masked_fill_(found.shift.double().square().mul_(count) > second * trust**2, torch.inf)
     greatest, sound = float(share.max()), float(low) > TINY * count and float(high) < torch.inf
     if sound and greatest <= few:
         return None
@@ -149,7 +149,7 @@ def _of_levels(view: Tensor, channel: int, index: npt.NDArray[np.intp]) -> npt.N
 
 def _closer(view: Tensor, channel: int, found: Sums, index: Tensor) -> Sums:
     """A pass over the channels ``index`` around their means; in float64 where that is not enough."""
-    shift = found.sums[:, index].double().sum((0, 2)) / (len(view) * found.size)
+    shift = found.sums[:, index].sum(0) / (len(view) * found.size)
     if found.shift is not None:
         shift += found.shift[index]
     shift = shift.to(view.dtype)
@@ -169,16 +169,13 @@ def _pool(layers: Sequence[Sums]) -> Moments:
     images = len(layers[0].sums)
     widths = [one.sums.shape[1] for one in layers]
     size = np.repeat([float(one.size) for one in layers], widths)
-    rows = np.repeat([one.sums.shape[2] for one in layers], widths)
-    channels = np.cumsum(rows) - rows  # where their rows begin
+    first = torch.cat([one.sums for one in layers], 1).numpy()
+    second = torch.cat([one.squares for one in layers]).numpy()
     pooled = Moments(*np.full((len(Moments._fields), len(size)), np.nan))
     with np.errstate(invalid="ignore", over="ignore"):  # channels with NaN or infinite values are overlaid
-        first = np.add.reduceat(_in_a_row([one.sums for one in layers]), channels, axis=1)
-        second = np.add.reduceat(_in_a_row([one.squares for one in layers]).sum(0), channels)
         mean = first.sum(0) / (images * size)
-        deviation = first / size - mean
         pooled.M2[:] = second - mean * mean * (images * size)
-        pooled.image_M2[:] = np.square(deviation).sum(0)
+        pooled.image_M2[:] = np.square(first / size - mean).sum(0)
     pooled.count[:], pooled.images[:], pooled.nonfinite[:] = images * size, images, 0
     pooled.mean[:] = pooled.image_mean[:] = mean
     starts = accumulate(widths[:-1], initial=0)
@@ -203,12 +200,6 @@ def _complete(pooled: Moments, layers: Sequence[tuple[Sums, int]]) -> None:
             old[where] = new
 
 
-def _in_a_row(figures: list[Tensor]) -> Vector:
-    """The rows ``[N, C, rows]`` of all layers, ``[N, C1 * rows1 + C2 * rows2 + ...]``."""
-    together: Vector = torch.cat([figure.flatten(1) for figure in figures], 1).double().numpy()
-    return together
-
-
 def _planes(view: Tensor, *, extremes: bool) -> Sums:
     """A pass over ``[N, C, S]``, in blocks that stay in the cache while several figures are taken of them.
 
@@ -220,7 +211,8 @@ def _planes(view: Tensor, *, extremes: bool) -> Sums:
     scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format) if extremes else None
     columns = zip(*[_plane_block(block, row, scratch) for block in reversed(blocks)], strict=True)
     sums, squares, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
-    sums, squares = sums.view(images, channels, -1), squares.view(images, channels, -1)
+    sums = sums.view(images, channels, -1).sum(2, dtype=torch.float64)
+    squares = squares.view(images, channels, -1).sum((0, 2), dtype=torch.float64)
     if not extremes:
         return Sums(sums, squares, size)
     zeros = found[0].view(images, channels).sum(0, dtype=torch.float64)
@@ -288,28 +280,20 @@ def _pixels(view: Tensor, *, extremes: bool) -> Sums:
     row = _row_length(size, 2)
     blocks = _blocks(view, row * max(1, _cached() // (row * channels)), merged=size % row == 0)
     scratch = torch.empty_like(blocks[0], memory_format=torch.contiguous_format)
-    shift = _near(blocks[-1])
+    shift = blocks[-1].mean(0)
     wide = _side_by_side(shift, row)
     columns = zip(
         *[_pixel_block(block, wide, row, scratch[: len(block)], extremes=extremes) for block in reversed(blocks)],
         strict=True,
     )
     sums, squares, *found = (column[0] if len(blocks) == 1 else torch.cat(column[::-1]) for column in columns)
-    sums, squares = sums.view(images, -1, channels), squares.view(images, -1, channels)
-    whole = size // row
-    sums[:, :whole].sub_(shift * row)
-    sums[:, whole:].sub_(shift * (size - whole * row))
-    sums, squares = sums.transpose(1, 2), squares.transpose(1, 2)
+    sums = sums.view(images, -1, channels).sum(1, dtype=torch.float64).sub_(shift.double() * size)
+    squares = squares.view(-1, channels).sum(0, dtype=torch.float64)
     if not extremes:
         return Sums(sums, squares, size, shift)
     zeros, low, high = (figure.view(-1, channels) for figure in found)
     ends = low.amin(0), _greatest(high.amax(0), view, 2)
     return Sums(sums, squares, size, shift, extremes=(zeros.sum(0, dtype=torch.float64), *ends))
-
-
-def _near(block: Tensor) -> Tensor:
-    """The means of ``[positions, C]`` to so few digits that no product with the length of a row is rounded."""
-    return block.mean(0).bfloat16().to(block.dtype)
 
 
 def _side_by_side(shift: Tensor, row: int) -> Tensor:
